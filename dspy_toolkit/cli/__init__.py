@@ -1,0 +1,1 @@
+"""The `dspy-tk` command: one file per noun."""

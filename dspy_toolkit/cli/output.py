@@ -1,0 +1,48 @@
+"""What commands print: data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def talk_console() -> Console:
+    """The console for progress and remarks, on stderr as it is now."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Tell the person something; machines reading stdout do not see it."""
+    talk_console().print(text, markup=False, soft_wrap=True)
+
+
+def out(text: str) -> None:
+    """Print data as it is, without wrapping or markup."""
+    _data_console().print(text, markup=False, soft_wrap=True)
+
+
+def out_json(value: Any) -> None:
+    """Print one JSON value, in UTF-8, indented."""
+    _data_console().print(
+        json.dumps(value, indent=2, ensure_ascii=False), markup=False, soft_wrap=True
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under columns to stdout; cells are shown as text, never read as markup."""
+    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    _data_console().print(grid)
+
+
+def _data_console() -> Console:
+    return Console(highlight=False)

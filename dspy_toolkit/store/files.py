@@ -1,0 +1,170 @@
+"""Atomic files and folders: a reader sees the old content or the new, never a half.
+
+Everything the toolkit writes goes through here. A write goes to a temporary name on the same
+file system, is flushed to disk, and is renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def storage_errors(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `target` into one-line `StorageError`s."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StorageError(
+                f"no disk space left to write {target}; free some space or set DSPY_TK_HOME "
+                "to a folder on another disk, then run the command again"
+            ) from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise StorageError(
+                f"{target} cannot be written ({error.strerror}); "
+                "choose a folder you may write to, for example with DSPY_TK_HOME"
+            ) from error
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably, creating its folder.
+
+    Raises:
+        StorageError: the disk is full or the place is not writable. What was there stays.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text atomically; see `write_bytes`."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON with a final newline atomically; see `write_bytes`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a UTF-8 file the user named.
+
+    Args:
+        path: the file.
+        what: what it is to the user ("task file"), for the message.
+
+    Raises:
+        NotFound: it does not exist. InvalidInput: it is a folder, not readable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"{what} {path} does not exist; check the path") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise InvalidInput(f"{what} {path} cannot be read: {error.strerror or error}") from None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file the toolkit wrote.
+
+    Raises:
+        NotFound: it does not exist. IntegrityError: it is not valid JSON.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise IntegrityError(
+            f"{what} {path} is damaged (line {error.lineno}: {error.msg}); make it again"
+        ) from None
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Build a folder beside its final place and rename it in when the block succeeds.
+
+    Yields:
+        A temporary folder to fill. If the block raises, it is deleted and `path` never appears.
+
+    Raises:
+        InvalidInput: `path` already exists. StorageError: it cannot be written.
+    """
+    if path.exists():
+        raise InvalidInput(f"{path} already exists; choose another place or remove it first")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        with storage_errors(path):
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
+            temporary.chmod(0o755)
+            temporary.rename(path)
+            _sync_folder(path.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """Hex SHA-256 of a JSON value in canonical form: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_bytes(text.encode())
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    # A rename is durable only once its folder is on disk.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
