@@ -1,0 +1,118 @@
+"""The parts of a record that hold values: its examples and its migration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dspy_toolkit.errors import nearest
+from dspy_toolkit.registry.record import Migration, SignatureRecord, version_key
+from dspy_toolkit.registry.rules import VERSION, Path, Problem
+from dspy_toolkit.registry.values import Scope, value_problems
+
+_SIDES: tuple[Scope, ...] = ("inputs", "outputs")
+_MIGRATION_KEYS = ("from", "renames", "defaults", "values")
+
+
+def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[Problem]:
+    """What is wrong with the examples: without a record their shape, with one their values."""
+    if not isinstance(examples, list):
+        if record is None:
+            yield Problem(("examples",), "examples must be a list", "write [[examples]] above each")
+        return
+    for index, example in enumerate(examples):
+        path: Path = ("examples", index)
+        if record is None:
+            yield from _shape(path, example)
+            continue
+        for side in _SIDES:
+            for problem in value_problems(record, side, example[side]):
+                at = (*path, side, problem.field)
+                yield Problem(at, f"example {index + 1}: {problem.what}", problem.fix)
+
+
+def _shape(path: Path, example: Any) -> Iterator[Problem]:
+    if not isinstance(example, Mapping):
+        yield Problem(path, "an example must be a table", "give it inputs and outputs")
+        return
+    for key in example:
+        if key not in _SIDES:
+            yield Problem((*path, key), f"unknown key {key!r}", nearest(key, _SIDES))
+    for side in _SIDES:
+        if not isinstance(example.get(side), Mapping):
+            yield Problem(path, f"the example has no {side}", f"add {side} = {{ ... }}")
+
+
+def read_migration(
+    table: Any, record: SignatureRecord
+) -> tuple[Migration | None, tuple[Problem, ...]]:
+    """Read the migration of a record that is otherwise complete."""
+    if table is None:
+        return None, ()
+    if not isinstance(table, Mapping):
+        return None, (Problem(("migration",), "migration must be a table", "write [migration]"),)
+    problems = [*_keys(table), *_source(table, record)]
+    tables = {}
+    for key in _MIGRATION_KEYS[1:]:
+        tables[key] = table.get(key, {})
+        if not isinstance(tables[key], Mapping):
+            at = ("migration", key)
+            problems.append(Problem(at, f"{key} must be a table", f"write [migration.{key}]"))
+            tables[key] = {}
+    problems += _names(tables, record)
+    problems += _values(tables, record)
+    return Migration(str(table.get("from")), **tables), tuple(problems)
+
+
+def _keys(table: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in table:
+        if key not in _MIGRATION_KEYS:
+            fix = nearest(key, _MIGRATION_KEYS)
+            yield Problem(("migration", key), f"unknown key {key!r}", fix)
+
+
+def _source(table: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
+    source = table.get("from")
+    path = ("migration", "from") if "from" in table else ("migration",)
+    if not isinstance(source, str) or not VERSION.fullmatch(source):
+        yield Problem(path, "migration does not say from which version", "add from = '1.0.0'")
+    elif version_key(source) >= version_key(record.version):
+        what = f"version {source} is not before {record.version}"
+        yield Problem(path, what, "name an earlier version")
+
+
+def _names(tables: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
+    names = {each.name for each in (*record.inputs, *record.outputs)}
+    named = {key: {name: name for name in tables[key]} for key in ("defaults", "values")}
+    for key, pairs in {"renames": tables["renames"], **named}.items():
+        for at, name in pairs.items():
+            if name not in names:
+                what = f"{name!r} is no field of this version"
+                yield Problem(("migration", key, at), what, nearest(str(name), names))
+    for old in tables["renames"]:
+        if old in names:
+            what = f"{old!r} still is a field of this version"
+            yield Problem(("migration", "renames", old), what, "remove the rename")
+    targets = list(tables["renames"].values())
+    for old, new in tables["renames"].items():
+        if targets.count(new) > 1:
+            what = f"two fields are renamed to {new!r}"
+            yield Problem(("migration", "renames", old), what, "keep one")
+
+
+def _values(tables: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
+    for name, value in tables["defaults"].items():
+        yield from _value(record, ("migration", "defaults", name), name, value)
+    for name, table in tables["values"].items():
+        if not isinstance(table, Mapping):
+            fix = f"write [migration.values.{name}] with old = new"
+            yield Problem(("migration", "values", name), "values must be a table", fix)
+            continue
+        for old, value in table.items():
+            yield from _value(record, ("migration", "values", name, old), name, value)
+
+
+def _value(record: SignatureRecord, path: Path, name: str, value: Any) -> Iterator[Problem]:
+    for problem in value_problems(record, "all", {name: value}):
+        if problem.field == name and not problem.what.endswith("not in the signature"):
+            yield Problem(path, problem.what, problem.fix)
