@@ -39,6 +39,18 @@ class CallFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationFinished(Event):
+    """An engine completed an answer. `finish_reason` is "stop" or "length"."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    seconds_to_first: float
+    seconds: float
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A compile run has its folder and its row in the history."""
 

@@ -1,0 +1,383 @@
+"""The engines DSPy talks to: one over a worker thread, and its twin for coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from dspy_toolkit.engine import bridge
+from dspy_toolkit.engine.chat import Chat, PromptRefused
+from dspy_toolkit.engine.device import Device, limit_memory
+from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
+from dspy_toolkit.engine.output import OutputReader
+from dspy_toolkit.engine.pool import Lease
+from dspy_toolkit.engine.sampling import Sampling
+from dspy_toolkit.engine.sequence import Failed, Finished, Message, Sequence
+from dspy_toolkit.engine.source import ModelSource, one_line
+from dspy_toolkit.engine.tools import read_calls
+from dspy_toolkit.engine.worker import EngineStopped, Rows, Worker
+from dspy_toolkit.errors import IntegrityError
+from dspy_toolkit.events import GenerationFinished, emit
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What callers know of a loaded model without touching it."""
+
+    tokenizer: Any
+    eos: frozenset[int]
+    context: int | None
+    dtype: str
+    device: str
+    expanded: bool
+
+
+def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
+    """Start the thread of a model; returns when it is loaded.
+
+    Raises:
+        What `weights.load_model` raises.
+    """
+
+    def load() -> tuple[Facts, Rows]:
+        from mlx.core import clear_streams
+
+        from dspy_toolkit.engine.step import Stepper
+        from dspy_toolkit.engine.weights import load_model
+
+        limit_memory(device)
+        try:
+            loaded = load_model(source.folder, options.adapter, device)
+        except BaseException:
+            clear_streams()
+            raise
+        facts = Facts(
+            tokenizer=loaded.tokenizer,
+            eos=frozenset(loaded.tokenizer.eos_token_ids),
+            context=loaded.context,
+            dtype=loaded.dtype,
+            device=device.name,
+            expanded=loaded.expanded,
+        )
+        return facts, Stepper(loaded.model, options, device.kind)
+
+    return Worker(load, source.name)
+
+
+class MlxEngine:
+    """Answers DSPy's requests with a local model; calls made at once decode together.
+
+    Close it to free the memory; engines over the same model share it, and the last one frees it.
+
+    Attributes:
+        model_string: for `dspy.LM`; changes whenever an answer may.
+        supports_function_calling: whether the model's template takes tools.
+        supports_reasoning: whether the model marks off its thinking.
+        supports_response_schema: whether output can be held to a schema.
+        supported_params: the parameters of a call that have an effect.
+    """
+
+    supports_response_schema = False
+
+    def __init__(
+        self, lease: Lease, reference: str, model_string: str, options: EngineOptions
+    ) -> None:
+        self._worker: Worker[Facts] = lease.worker
+        self._lease = lease
+        self._release = weakref.finalize(self, lease.release)
+        self._reference = reference
+        self._options = options
+        self._chat = Chat(self._worker.facts.tokenizer, options.template)
+        self.model_string = model_string
+        self.supports_function_calling = self._chat.takes_tools
+        self.supports_reasoning = self._chat.thinks
+        self.supported_params = frozenset(
+            (
+                *bridge.SUPPORTED_PARAMS,
+                *(bridge.TOOL_PARAMS if self._chat.takes_tools else ()),
+                *(bridge.REASONING_PARAMS if self._chat.thinks else ()),
+            )
+        )
+
+    @property
+    def facts(self) -> Facts:
+        """What was loaded, and where it runs."""
+        return self._worker.facts
+
+    @property
+    def async_twin(self) -> AsyncMlxEngine:
+        """The engine for coroutines, over the same model."""
+        return AsyncMlxEngine(self)
+
+    def complete(self, request: bridge.Request) -> bridge.Response:
+        """Answer a request, waiting for the whole answer.
+
+        Raises:
+            lm15 errors: a request that cannot be answered, or an engine that failed.
+        """
+        inbox: SimpleQueue[Message] = SimpleQueue()
+        call = self.prepare(request, inbox.put, streaming=False)
+        try:
+            call.start()
+            return call.response(inbox.get())
+        finally:
+            call.leave()
+
+    def stream(self, request: bridge.Request) -> Iterator[Any]:
+        """Answer a request with events as they come. Closing the iterator frees the row."""
+        inbox: SimpleQueue[Message] = SimpleQueue()
+        call = self.prepare(request, inbox.put, streaming=True)
+        try:
+            call.start()
+            yield call.translator.start()
+            while not call.done:
+                yield from call.events(inbox.get())
+        finally:
+            call.leave()
+
+    def close(self) -> None:
+        """Give the model back. Later calls fail; so do those in flight if nobody shares it."""
+        self._release()
+
+    def dump_state(self) -> dict[str, Any]:
+        """What `load_state` needs to open the same model, as JSON."""
+        return {
+            "reference": self._reference,
+            "model": self.model_string,
+            "options": self._options.dump(),
+        }
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> MlxEngine:
+        """Open the model that `dump_state` described.
+
+        Raises:
+            IntegrityError: what the reference leads to now is another model.
+        """
+        from dspy_toolkit.engine.opening import open_engine
+
+        engine = open_engine(state["reference"], EngineOptions.load(state["options"]))
+        if engine.model_string != state["model"]:
+            engine.close()
+            raise IntegrityError(
+                f"model {state['reference']!r} is now {engine.model_string}, and {state['model']} "
+                "was saved; restore its files, or set a model anew and save again"
+            )
+        return engine
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MlxEngine:
+        # Optimizers deep-copy programs; a copy of the weights for each would fill the memory.
+        return self
+
+    def __copy__(self) -> MlxEngine:
+        return self
+
+    def prepare(
+        self, request: bridge.Request, sink: Callable[[Message], None], streaming: bool
+    ) -> RunningCall:
+        """Read a request into a call that can be started; `sink` hears what becomes of it."""
+        if self._lease.released:
+            raise bridge.closed()
+        ask = bridge.read_request(request, tools=self._chat.takes_tools, thinking=self._chat.thinks)
+        sequence = self._sequence(ask, sink, streaming)
+        translator = bridge.Translator(
+            request.model, ask.logprobs is not None, self._chat.token_text
+        )
+        return RunningCall(self._worker, self._chat, self.model_string, ask, sequence, translator)
+
+    def _sequence(
+        self, ask: bridge.Ask, sink: Callable[[Message], None], streaming: bool
+    ) -> Sequence:
+        variables = dict(ask.extensions.get("template") or {})
+        if ask.thinking is not None:
+            variables.setdefault("enable_thinking", ask.thinking)
+        try:
+            text = self._chat.render(ask.turns, ask.tools, variables)
+        except PromptRefused as error:
+            raise bridge.invalid(one_line(error)) from None
+        prompt = self._chat.encode(text)
+        limits = [n for n in (self.facts.context, self._options.context) if n is not None]
+        context = min(limits, default=None)
+        if not prompt:
+            raise bridge.invalid("the prompt is empty; give at least one message with text")
+        if context is not None and len(prompt) >= context:
+            raise bridge.too_long(len(prompt), context)
+        room = ask.max_tokens or self._options.max_tokens
+        return Sequence(
+            prompt=prompt,
+            sampling=self._sampling(ask),
+            max_tokens=room if context is None else min(room, context - len(prompt)),
+            eos=self.facts.eos,
+            reader=OutputReader(
+                self._chat.detokenizer(),
+                self._chat.markers(ask.stops, tools=bool(ask.tools)),
+                self._chat.begins(text),
+            ),
+            sink=sink,
+            streaming=streaming,
+            logprobs=ask.logprobs,
+        )
+
+    def _sampling(self, ask: bridge.Ask) -> Sampling:
+        options = self._options
+        own = {}
+        for name, rule in SAMPLING_RULES.items():
+            own[name] = ask.extensions.get(name, getattr(options, name))
+            if not rule.holds(own[name]):
+                raise bridge.invalid(f"extension {name} must be {rule.text}, got {own[name]!r}")
+        return Sampling(
+            temperature=options.temperature if ask.temperature is None else ask.temperature,
+            top_p=options.top_p if ask.top_p is None else ask.top_p,
+            top_k=options.top_k if ask.top_k is None else ask.top_k,
+            presence_penalty=ask.presence_penalty,
+            frequency_penalty=ask.frequency_penalty,
+            seed=ask.seed,
+            **own,
+        )
+
+
+class RunningCall:
+    """A call on its way through the engine, seen from the caller's side."""
+
+    def __init__(
+        self,
+        worker: Worker[Facts],
+        chat: Chat,
+        model: str,
+        ask: bridge.Ask,
+        sequence: Sequence,
+        translator: bridge.Translator,
+    ) -> None:
+        self._worker = worker
+        self._chat = chat
+        self._model = model
+        self._ask = ask
+        self._sequence = sequence
+        self.translator = translator
+        self.done = False
+
+    def start(self) -> None:
+        """Hand the call to the engine thread."""
+        try:
+            self._worker.submit(self._sequence)
+        except EngineStopped as error:
+            self.done = True
+            raise bridge.server_error(str(error)) from None
+
+    def response(self, message: Message) -> bridge.Response:
+        """The whole answer, from the one message of a call that does not stream."""
+        return self.translator.response(self._answer(self._finished(message)))
+
+    def events(self, message: Message) -> Iterator[Any]:
+        """The events of a message."""
+        if not isinstance(message, Finished | Failed):
+            event = self.translator.delta(message)
+            if event is not None:
+                yield event
+            return
+        answer = self._answer(self._finished(message))
+        yield from self.translator.late(answer)
+        yield self.translator.end(answer)
+
+    def leave(self) -> None:
+        """Free the row if the answer is no longer wanted."""
+        if not self.done:
+            self._worker.cancel(self._sequence)
+
+    def _finished(self, message: Message) -> Finished:
+        self.done = True
+        if isinstance(message, Failed):
+            raise bridge.server_error(f"the engine failed: {one_line(message.error)}") from (
+                message.error
+            )
+        if not isinstance(message, Finished):
+            raise AssertionError(f"a call that does not stream was sent {message!r}")
+        emit(
+            GenerationFinished(
+                model=self._model,
+                input_tokens=message.prompt_tokens,
+                output_tokens=message.output_tokens,
+                seconds_to_first=message.seconds_to_first,
+                seconds=message.seconds,
+                finish_reason=message.reason,
+            )
+        )
+        return message
+
+    def _answer(self, finished: Finished) -> bridge.Answer:
+        spoken = read_calls(finished.pieces, self._ask.tools, self._chat)
+        turn = len(self._ask.turns)
+        called = spoken.calls and finished.reason == "stop"
+        return bridge.Answer(
+            pieces=spoken.pieces,
+            reason="tool_call" if called else finished.reason,
+            input_tokens=finished.prompt_tokens,
+            output_tokens=finished.output_tokens,
+            calls=[
+                bridge.Call(f"call_{turn}_{number}", name, arguments)
+                for number, (name, arguments) in enumerate(spoken.calls)
+            ],
+            late=spoken.broken,
+        )
+
+
+class AsyncMlxEngine:
+    """The twin for coroutines: the same engine, awaited instead of waited for."""
+
+    def __init__(self, engine: MlxEngine) -> None:
+        self._engine = engine
+
+    async def complete(self, request: bridge.Request) -> bridge.Response:
+        """Answer a request. Cancelling the task frees the row."""
+        inbox, sink = _mailbox()
+        call = await asyncio.to_thread(self._engine.prepare, request, sink, False)
+        try:
+            call.start()
+            return call.response(await inbox.get())
+        finally:
+            call.leave()
+
+    async def stream(self, request: bridge.Request) -> AsyncIterator[Any]:
+        """Answer a request with events as they come. Closing the iterator frees the row."""
+        inbox, sink = _mailbox()
+        call = await asyncio.to_thread(self._engine.prepare, request, sink, True)
+        try:
+            call.start()
+            yield call.translator.start()
+            while not call.done:
+                for event in call.events(await inbox.get()):
+                    yield event
+        finally:
+            call.leave()
+
+    async def aclose(self) -> None:
+        """Close the engine; see `MlxEngine.close`."""
+        await asyncio.to_thread(self._engine.close)
+
+    def dump_state(self) -> dict[str, Any]:
+        """See `MlxEngine.dump_state`."""
+        return self._engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> AsyncMlxEngine:
+        """See `MlxEngine.load_state`."""
+        return cls(MlxEngine.load_state(state))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncMlxEngine:
+        return self
+
+
+def _mailbox() -> tuple[asyncio.Queue[Message], Callable[[Message], None]]:
+    loop = asyncio.get_running_loop()
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+
+    def sink(message: Message) -> None:
+        # A loop that ended takes no more; whoever waited on it is gone.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(inbox.put_nowait, message)
+
+    return inbox, sink

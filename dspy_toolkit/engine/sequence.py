@@ -1,0 +1,124 @@
+"""The one mutable record of a call inside the engine, and what the engine tells its caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dspy_toolkit.engine.output import OutputReader, Piece, Score
+from dspy_toolkit.engine.sampling import Sampling
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token of one row: (its id, its score where the row asked for it)."""
+
+    token: int
+    score: Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An answer is complete.
+
+    Attributes:
+        reason: "stop" when the model or a stop string ended it, "length" when a limit did.
+        pieces: the whole answer.
+        prompt_tokens: tokens read.
+        output_tokens: tokens drawn, the one that ends the answer among them.
+        seconds_to_first: from submission to the first token.
+        seconds: from submission to the last.
+    """
+
+    reason: FinishReason
+    pieces: tuple[Piece, ...]
+    prompt_tokens: int
+    output_tokens: int
+    seconds_to_first: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An answer will not come, because of `error`."""
+
+    error: BaseException
+
+
+Message = Piece | Finished | Failed
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One call. The caller makes it and hands it over; from then on the engine thread owns it.
+
+    Attributes:
+        prompt: token ids to read.
+        sampling: how tokens are drawn.
+        max_tokens: longest answer.
+        eos: token ids that end the answer and are no part of it.
+        reader: turns tokens into pieces.
+        sink: called on the engine thread with pieces (if `streaming`) and once with the end.
+        streaming: whether the caller wants pieces as they come.
+        logprobs: None for no scores, else how many of the likeliest tokens to score beside the
+            drawn one.
+        cancelled: set by the caller, from any thread, when nobody waits for the answer any more.
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    eos: frozenset[int]
+    reader: OutputReader
+    sink: Callable[[Message], None]
+    streaming: bool = False
+    logprobs: int | None = None
+    cancelled: bool = False
+    answer: list[int] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    submitted: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+
+    def accept(self, drawn: Drawn) -> bool:
+        """Take the next token; True when the answer is complete and the caller was told."""
+        self.first = self.first or time.perf_counter()
+        self.answer.append(drawn.token)
+        if drawn.token in self.eos:
+            return self._end("stop")
+        self._send(self.reader.add(drawn.token, drawn.score))
+        if self.reader.stopped:
+            return self._end("stop")
+        if len(self.answer) >= self.max_tokens:
+            return self._end("length")
+        return False
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the caller that no answer will come."""
+        self.sink(Failed(error))
+
+    def _send(self, pieces: list[Piece]) -> None:
+        self.pieces += pieces
+        if self.streaming:
+            for piece in pieces:
+                self.sink(piece)
+
+    def _end(self, reason: FinishReason) -> bool:
+        self._send(self.reader.finish())
+        if self.reader.stopped:
+            reason = "stop"
+        now = time.perf_counter()
+        self.sink(
+            Finished(
+                reason=reason,
+                pieces=tuple(self.pieces),
+                prompt_tokens=len(self.prompt),
+                output_tokens=len(self.answer),
+                seconds_to_first=(self.first or now) - self.submitted,
+                seconds=now - self.submitted,
+            )
+        )
+        return True

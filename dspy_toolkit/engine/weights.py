@@ -1,0 +1,190 @@
+"""Loading a model with mlx-lm for the device it will run on. Runs on the engine thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.source import (
+    ModelBroken,
+    check_tokenizer,
+    one_line,
+    read_config,
+    read_header,
+    weight_files,
+)
+from dspy_toolkit.errors import EngineError, NotFound
+
+_CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_positions",
+    "n_ctx",
+)
+# Room for the cache of keys and values, activations and everything else on the machine.
+_WEIGHTS_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        model: mlx-lm's module; touch it on the engine thread alone.
+        tokenizer: mlx-lm's wrapper.
+        context: most tokens of prompt and answer together, or None where the model names none.
+        dtype: type of the arithmetic.
+        expanded: whether quantized weights were expanded to plain ones.
+    """
+
+    model: Any
+    tokenizer: Any
+    context: int | None
+    dtype: str
+    expanded: bool
+
+
+def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedModel:
+    """Load weights, adapter and tokenizer, and evaluate them on this thread.
+
+    Raises:
+        ModelBroken: a file is missing, damaged, or does not fit the architecture.
+        NotFound: no such adapter. EngineError: unknown architecture, or too little memory.
+    """
+    from mlx_lm import utils
+
+    config = read_config(folder)
+    files = weight_files(folder)
+    check_tokenizer(folder)
+    with mx.stream(device.kind):
+        try:
+            model, config = utils.load_model(folder, lazy=True)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise _unloadable(folder, config, error) from None
+        expand = _quantized(config) and device.slow_quantized and _fits_expanded(files, device)
+        if expand:
+            utils.dequantize_model(model)
+        if adapter is not None:
+            _lay_over(model, adapter)
+        if device.dtype is not None:
+            model.set_dtype(getattr(mx, device.dtype))
+        _require_memory(model, folder, device)
+        model.eval()
+        mx.eval(model.parameters())
+    return LoadedModel(
+        model=model,
+        tokenizer=_tokenizer(folder, config),
+        context=context_length(config),
+        dtype=device.dtype or _dtype(model),
+        expanded=expand,
+    )
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Longest sequence a configuration names, or None."""
+    for part in (config, config.get("text_config") or {}):
+        for key in _CONTEXT_KEYS:
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
+def _lay_over(model: Any, adapter: Path) -> None:
+    from mlx_lm.utils import load_adapters
+
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (adapter / name).is_file():
+            raise NotFound(
+                f"adapter {adapter} has no {name}; give a folder that `mlx_lm.lora` wrote"
+            )
+    read_header(adapter / "adapters.safetensors")
+    try:
+        load_adapters(model, str(adapter))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelBroken(
+            f"adapter {adapter} does not fit the model ({one_line(error)}); "
+            "train it on this model or choose the one it was trained on"
+        ) from None
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    from mlx_lm.utils import load_tokenizer
+
+    try:
+        return load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    # The Rust tokenizer raises bare `Exception` for a damaged tokenizer.json.
+    except Exception as error:  # noqa: BLE001
+        raise ModelBroken(
+            f"the tokenizer in {folder} cannot be read ({one_line(error)}); download it again"
+        ) from None
+
+
+def _unloadable(folder: Path, config: dict[str, Any], error: Exception) -> EngineError:
+    text = one_line(error)
+    if "not supported" in text and "Model type" in text:
+        return EngineError(
+            f"model {folder} is a {config['model_type']!r}, which mlx-lm does not know; "
+            "upgrade mlx-lm or choose another model"
+        )
+    if "custom module" in text:
+        return EngineError(
+            f"model {folder} wants to run its own Python file ({config.get('model_file')}), "
+            "which is never done; choose a model of a known architecture"
+        )
+    return ModelBroken(
+        f"the weights in {folder} do not fit its config.json ({text}); download it again"
+    )
+
+
+def _quantized(config: dict[str, Any]) -> bool:
+    return bool(config.get("quantization") or config.get("quantization_config"))
+
+
+def _fits_expanded(files: list[Path], device: Device) -> bool:
+    return expanded_bytes(files) <= _WEIGHTS_SHARE * device.memory_bytes
+
+
+def expanded_bytes(files: list[Path]) -> int:
+    """Bytes of a quantized model's weights as float32, from the files' headers."""
+    from math import prod
+
+    total = 0
+    for file in files:
+        tensors = read_header(file)
+        for name, tensor in tensors.items():
+            stem, _, leaf = name.rpartition(".")
+            scales = tensors.get(f"{stem}.scales")
+            if leaf in ("scales", "biases") and f"{stem}.weight" in tensors:
+                continue
+            elements = prod(tensor["shape"])
+            if leaf == "weight" and scales is not None and tensor["dtype"] == "U32":
+                # 8 values of 4 bits per word; other widths are off by at most a factor of 2.
+                elements *= 8
+            total += 4 * elements
+    return total
+
+
+def _require_memory(model: Any, folder: Path, device: Device) -> None:
+    from mlx.utils import tree_flatten
+
+    need = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    if need > device.memory_bytes:
+        raise EngineError(
+            f"model {folder} needs {need / 1e9:.1f} GB for its weights and {device.name} offers "
+            f"{device.memory_bytes / 1e9:.1f} GB; choose a smaller or more quantized one"
+        )
+
+
+def _dtype(model: Any) -> str:
+    from mlx.utils import tree_flatten
+
+    for _, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            return str(array.dtype).removeprefix("mlx.core.")
+    return "float32"

@@ -1,0 +1,208 @@
+"""The engine thread: it alone touches MLX, and it outlives every failure of a single row.
+
+A lazy MLX array raises when it is evaluated on another thread than the one that built it, so
+loading, prefill, decoding and sampling all happen here; callers only put sequences in and wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
+
+from dspy_toolkit.engine.sequence import Drawn, Sequence
+
+_log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """What the thread drives: a `Stepper`, or a stand-in without a model."""
+
+    @property
+    def rows(self) -> list[Sequence]: ...
+
+    def add(self, sequence: Sequence) -> None: ...
+
+    def remove(self, sequence: Sequence) -> None: ...
+
+    def step(self) -> list[tuple[Sequence, Drawn]]: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class EngineStopped(RuntimeError):
+    """The engine thread has ended; the message says why."""
+
+
+Facts = TypeVar("Facts")
+
+
+class Worker(Generic[Facts]):
+    """One thread that loads a model and answers sequences until it is closed.
+
+    Args:
+        load: called on the thread; returns what callers may know of the model, and an empty
+            batch, which alone holds the model, so that closing the thread frees it.
+        name: of the thread, for people.
+
+    Raises:
+        Whatever `load` raises.
+    """
+
+    def __init__(self, load: Callable[[], tuple[Facts, Rows]], name: str) -> None:
+        self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._reason: str | None = None
+        self._process = os.getpid()
+        ready: SimpleQueue[tuple[Facts] | BaseException] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, args=(load, ready), name=f"dspy-tk engine {name}", daemon=True
+        )
+        self._thread.start()
+        loaded = ready.get()
+        if isinstance(loaded, BaseException):
+            self._thread.join()
+            raise loaded
+        (self.facts,) = loaded
+
+    @property
+    def alive(self) -> bool:
+        """Whether a call made now would be taken."""
+        return self._reason is None and self._process == os.getpid()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Hand a sequence over; its sink hears the end.
+
+        Raises:
+            EngineStopped: the thread has ended, or lives in another process.
+        """
+        if self._process != os.getpid():
+            raise EngineStopped("the engine was opened in another process; open it again here")
+        with self._lock:
+            if self._reason is not None:
+                raise EngineStopped(self._reason)
+            self._inbox.put(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Free a sequence's row. Its sink may still be called."""
+        sequence.cancelled = True
+        self._inbox.put(sequence)
+
+    def close(self) -> None:
+        """End the thread and wait for it. Calls in flight fail."""
+        with self._lock:
+            self._reason = self._reason or "the engine is closed"
+        self._inbox.put(None)
+        if self._process == os.getpid() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(
+        self,
+        load: Callable[[], tuple[Facts, Rows]],
+        ready: SimpleQueue[tuple[Facts] | BaseException],
+    ) -> None:
+        try:
+            facts, batch = load()
+        except BaseException as error:  # noqa: BLE001 - raised again on the thread that waits
+            self._reason = f"the model did not load: {error}"
+            ready.put(error)
+            return
+        ready.put((facts,))
+        serving = _Serving(self._inbox, batch)
+        try:
+            serving.run()
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear why
+            _log.exception("the engine thread died")
+            self._reason = f"the engine thread died: {type(error).__name__}: {error}"
+        with self._lock:
+            reason = self._reason = self._reason or "the engine is closed"
+        for sequence in serving.abandon():
+            sequence.fail(EngineStopped(reason))
+
+
+class _Serving:
+    """What the thread does once the model is loaded."""
+
+    def __init__(self, inbox: SimpleQueue[Sequence | None], batch: Rows) -> None:
+        self._inbox = inbox
+        self._batch = batch
+        self._waiting: deque[Sequence] = deque()
+        self._suspects: deque[Sequence] = deque()
+
+    def run(self) -> None:
+        """Take, admit, step, hand back, until told to end."""
+        while self._take(wait=not (self._batch.rows or self._waiting or self._suspects)):
+            self._admit()
+            if not self._batch.rows:
+                continue
+            try:
+                drawn = self._batch.step()
+            except Exception as error:  # noqa: BLE001 - MLX raises many kinds, one row's only
+                self._isolate(error)
+                continue
+            for sequence, token in drawn:
+                self._accept(sequence, token)
+
+    def abandon(self) -> list[Sequence]:
+        """Free the model; returns every sequence that still has no answer."""
+        left = [*self._batch.rows, *self._suspects, *self._waiting]
+        self._batch.close()
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if item is not None and not item.cancelled:
+                left.append(item)
+        return left
+
+    def _take(self, wait: bool) -> bool:
+        """Empty the inbox, waiting for its first item if asked; False when told to end."""
+        while wait or not self._inbox.empty():
+            item = self._inbox.get()
+            wait = False
+            if item is None:
+                return False
+            if item.cancelled:
+                self._drop(item)
+            else:
+                self._waiting.append(item)
+        return True
+
+    def _drop(self, sequence: Sequence) -> None:
+        for queue in (self._waiting, self._suspects):
+            if sequence in queue:
+                queue.remove(sequence)
+        if sequence in self._batch.rows:
+            self._batch.remove(sequence)
+
+    def _admit(self) -> None:
+        queue = self._suspects or self._waiting
+        alone = bool(self._suspects)
+        while queue and not (alone and self._batch.rows):
+            sequence = queue.popleft()
+            try:
+                self._batch.add(sequence)
+            except Exception as error:  # noqa: BLE001 - a bad row fails its own caller
+                sequence.fail(error)
+
+    def _accept(self, sequence: Sequence, token: Drawn) -> None:
+        try:
+            done = sequence.accept(token)
+        except Exception as error:  # noqa: BLE001 - a bad row fails its own caller
+            sequence.fail(error)
+            done = True
+        if done:
+            self._batch.remove(sequence)
+
+    def _isolate(self, error: Exception) -> None:
+        """After a failed step, run its rows again one by one: the one at fault fails alone."""
+        rows = self._batch.rows
+        self._batch.reset()
+        if len(rows) == 1:
+            rows[0].fail(error)
+        else:
+            self._suspects.extend(rows)

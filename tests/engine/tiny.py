@@ -1,0 +1,92 @@
+"""Tiny real models for tests: a random llama of fixed seed with a byte-level BPE tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 512
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_TEXT = [
+    "You answer questions about tickets, orders and policies in a few short words.",
+    "The customer writes that the order has not arrived; the team is atlas, urgency low.",
+    "[[ ## ticket ## ]] [[ ## team ## ]] [[ ## urgency ## ]] [[ ## completed ## ]]",
+    "Grüße, naïve café, 東京, emoji 🙂, numbers 0 1 2 3 4 5 6 7 8 9, and punctuation.,;:!?()[]{}",
+]
+
+
+def write_tokenizer(folder: Path, template: str | None = CHATML, vocabulary: int = 400) -> int:
+    """Train and write a tokenizer; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": CONTEXT,
+    }
+    if template is not None:
+        config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return int(tokenizer.get_vocab_size())
+
+
+def write_model(folder: Path, template: str | None = CHATML, bits: int | None = None) -> Path:
+    """Write a whole model folder, quantized if `bits` is given."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = write_tokenizer(folder, template)
+    config: dict[str, Any] = {
+        "model_type": "llama",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "intermediate_size": 2 * WIDTH,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": size,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+    }
+    model = Model(ModelArgs.from_dict(config))
+    key = iter(mx.random.split(mx.random.key(7), 64))
+    # Wide weights, so that what comes next depends on what was read.
+    model.update(
+        tree_map(
+            lambda p: p if p.ndim == 1 else 0.25 * mx.random.normal(p.shape, key=next(key)),
+            model.parameters(),
+        )
+    )
+    model.set_dtype(mx.bfloat16)
+    if bits is not None:
+        nn.quantize(model, group_size=32, bits=bits)
+        config["quantization"] = {"group_size": 32, "bits": bits}
+    mx.save_safetensors(
+        str(folder / "model.safetensors"),
+        dict(tree_flatten(model.parameters())),
+        metadata={"format": "mlx"},
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
