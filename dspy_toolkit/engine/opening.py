@@ -6,7 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.engine.options import EngineOptions
+from dspy_toolkit.engine.source import download, find_source, read_config
 from dspy_toolkit.events import ModelLoaded, emit
 
 if TYPE_CHECKING:
@@ -30,29 +32,22 @@ def open_engine(
     """
     settings = settings or load_settings()
     options = options or EngineOptions()
-    from dspy_toolkit.engine.blas import preload_blas
-
     # Before anything imports MLX.
     preload_blas(settings.blas)
-    from dspy_toolkit.engine import device as devices
-    from dspy_toolkit.engine import digest, pool, source
+    from dspy_toolkit.engine.identity import identify
     from dspy_toolkit.engine.mlx_engine import MlxEngine, start_worker
+    from dspy_toolkit.engine.pool import lease
 
-    found = source.find_source(reference, fetch=source.download)
-    source.read_config(found.folder)
-    device = devices.choose_device(
-        settings.device if options.device == "auto" else options.device,
-        settings.dtype if options.dtype == "auto" else options.dtype,
-    )
-    weights = digest.model_digest(found.folder, options.adapter, settings.home)
-    identity = digest.answer_digest(weights, device.dtype, options)
-    model = f"mlx/{found.name}#{identity[:12]}"
+    source = find_source(reference, fetch=download)
+    read_config(source.folder)
+    identity = identify(source, options, settings)
+    device = identity.device
     speed = (options.rows, options.prefill_rows, options.prefill_tokens)
     began = time.perf_counter()
-    opened = pool.lease(
-        (weights, device.name, device.dtype, speed),
-        lambda: start_worker(found, options, device),
+    opened = lease(
+        (identity.files, device.name, device.dtype, speed),
+        lambda: start_worker(source, options, device),
     )
     if opened.fresh:
-        emit(ModelLoaded(model, device.name, time.perf_counter() - began))
-    return MlxEngine(opened, reference, model, options)
+        emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began))
+    return MlxEngine(opened, reference, identity.model_string, options)

@@ -117,10 +117,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelBroken: it is missing, not JSON, or names no architecture.
     """
     path = folder / "config.json"
+    if not path.is_file() and folder == EMBEDDED_FOLDER:
+        raise ModelBroken(
+            "this installation lacks the embedded model; install dspy-toolkit again, or name "
+            "another model"
+        )
     if not path.is_file():
         raise ModelBroken(
             f"model folder {folder} has no config.json; give the folder that holds it"
-            + (" or install dspy-toolkit again" if folder == EMBEDDED_FOLDER else "")
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
