@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import nearest
-from dspy_toolkit.registry.build_values import example_problems, read_migration
+from dspy_toolkit.registry.build_values import example_problems, read_migration, without_none
 from dspy_toolkit.registry.field_types import render_type
 from dspy_toolkit.registry.record import (
     CONSTRAINTS,
@@ -49,6 +51,10 @@ def build(
     Returns:
         The record and no problems, or None and every problem found.
     """
+    try:
+        json.dumps(tables, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return None, [Problem((), "a text holds half a character", "write whole characters")]
     builder = _Builder(tables)
     record = builder.record(source)
     return (None, builder.problems) if builder.problems else (record, [])
@@ -69,15 +75,11 @@ class _Builder:
         objects = self._objects()
         inputs = self._side("inputs")
         outputs = self._side("outputs")
-        for each in outputs:
-            if each in self._tables.get("inputs", {}):
+        for each in self._names("outputs"):
+            if each in self._names("inputs"):
                 self._add(
                     ("outputs", each), f"field {each!r} is an input and an output", "rename one"
                 )
-        examples = self._tables.get("examples", [])
-        self.problems.extend(example_problems(examples, None))
-        if self.problems:
-            return None
         record = SignatureRecord(
             name=name,
             version=version,
@@ -87,10 +89,28 @@ class _Builder:
             objects=tuple(objects),
             source=source,
         )
-        self.problems.extend(example_problems(examples, record))
-        migration, problems = read_migration(self._tables.get("migration"), record)
-        self.problems.extend(problems)
+        return self._with_values(record)
+
+    def _with_values(self, record: SignatureRecord) -> SignatureRecord:
+        """Add examples and migration, judged by the fields that are sound."""
+        examples = without_none(self._tables.get("examples", []))
+        shapes = list(example_problems(examples, None))
+        self.problems.extend(shapes)
+        if any(each.path[:1] == ("objects",) for each in self.problems):
+            return record
+        names = {name for side in ("inputs", "outputs") for name in self._names(side)}
+        sound = {each.name for each in (*record.inputs, *record.outputs)}
+        values = () if shapes else tuple(example_problems(examples, record))
+        migration, carried = read_migration(self._tables.get("migration"), record, names)
+        self.problems.extend(
+            each for each in values if each.path[-1] in sound or each.path[-1] not in names
+        )
+        self.problems.extend(carried)
         return replace(record, examples=tuple(examples), migration=migration)
+
+    def _names(self, side: str) -> tuple[str, ...]:
+        table = self._tables.get(side)
+        return tuple(table) if isinstance(table, Mapping) else ()
 
     def _add(self, path: tuple[str | int, ...], what: str, fix: str) -> None:
         self.problems.append(Problem(path, what, fix))
@@ -111,17 +131,14 @@ class _Builder:
             path = ("instructions",) if "instructions" in self._tables else ()
             self._add(path, "instructions are missing", "say what the model is to do, as a text")
             return ""
-        return value.strip()
+        # As DSPy shows them: it cleans the docstring that they become.
+        return inspect.cleandoc(value.strip())
 
     def _table(self, path: tuple[str | int, ...], value: Any) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             return value
         self._add(path, f"{path[-1]} must be a table, got {value!r}", "see docs/signatures.md")
         return {}
-
-    def _declared(self) -> tuple[str, ...]:
-        objects = self._tables.get("objects", {})
-        return tuple(objects) if isinstance(objects, Mapping) else ()
 
     def _objects(self) -> list[ObjectRecord]:
         objects = []
@@ -147,12 +164,17 @@ class _Builder:
         found = {}
         for name, table in self._table(path, value).items():
             at = (*path, name)
+            before = len(self.problems)
             if problem := field_name_problem(name, nested=path[0] == "objects"):
                 self._add(at, *problem)
             if isinstance(table, str):
                 self._add(at, f"field {name!r} is a text", f"write {name} = {{ type = {table!r} }}")
-            elif field := self._field(at, self._table(at, table)):
-                found[name] = field
+            elif isinstance(table, Mapping):
+                field = self._field(at, table)
+                if field and len(self.problems) == before:
+                    found[name] = field
+            else:
+                self._table(at, table)
         return found
 
     def _field(self, path: tuple[str, ...], table: Mapping[str, Any]) -> FieldRecord | None:
@@ -176,7 +198,7 @@ class _Builder:
                 error.fix,
             )
             return None
-        if problem := placement_problem(kind, path[0], self._declared()):
+        if problem := placement_problem(kind, path[0], self._names("objects")):
             self._add((*path, "type"), *problem)
         constraints = {key: table[key] for key in CONSTRAINTS if key in table}
         for key, what, fix in constraint_problems(kind, constraints):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dspy_toolkit.errors import nearest
@@ -31,6 +31,13 @@ def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[
                 yield Problem(at, f"example {index + 1}: {problem.what}", problem.fix)
 
 
+def without_none(value: Any) -> Any:
+    """The value without the keys that are null: to leave a field out says the same."""
+    if isinstance(value, Mapping):
+        return {key: without_none(each) for key, each in value.items() if each is not None}
+    return [without_none(each) for each in value] if isinstance(value, list) else value
+
+
 def _shape(path: Path, example: Any) -> Iterator[Problem]:
     if not isinstance(example, Mapping):
         yield Problem(path, "an example must be a table", "give it inputs and outputs")
@@ -44,9 +51,15 @@ def _shape(path: Path, example: Any) -> Iterator[Problem]:
 
 
 def read_migration(
-    table: Any, record: SignatureRecord
+    table: Any, record: SignatureRecord, names: Collection[str]
 ) -> tuple[Migration | None, tuple[Problem, ...]]:
-    """Read the migration of a record that is otherwise complete."""
+    """Read a migration.
+
+    Args:
+        table: the table as it stands in the file, or None.
+        record: the sound fields of the record that it is for.
+        names: all its fields, sound or not.
+    """
     if table is None:
         return None, ()
     if not isinstance(table, Mapping):
@@ -59,7 +72,7 @@ def read_migration(
             at = ("migration", key)
             problems.append(Problem(at, f"{key} must be a table", f"write [migration.{key}]"))
             tables[key] = {}
-    problems += _names(tables, record)
+    problems += _names(tables, names)
     problems += _values(tables, record)
     return Migration(str(table.get("from")), **tables), tuple(problems)
 
@@ -76,13 +89,12 @@ def _source(table: Mapping[str, Any], record: SignatureRecord) -> Iterator[Probl
     path = ("migration", "from") if "from" in table else ("migration",)
     if not isinstance(source, str) or not VERSION.fullmatch(source):
         yield Problem(path, "migration does not say from which version", "add from = '1.0.0'")
-    elif version_key(source) >= version_key(record.version):
+    elif record.version and version_key(source) >= version_key(record.version):
         what = f"version {source} is not before {record.version}"
         yield Problem(path, what, "name an earlier version")
 
 
-def _names(tables: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
-    names = {each.name for each in (*record.inputs, *record.outputs)}
+def _names(tables: Mapping[str, Any], names: Collection[str]) -> Iterator[Problem]:
     named = {key: {name: name for name in tables[key]} for key in ("defaults", "values")}
     for key, pairs in {"renames": tables["renames"], **named}.items():
         for at, name in pairs.items():

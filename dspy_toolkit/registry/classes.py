@@ -61,7 +61,7 @@ def load_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
         module = _module(module_name, reference)
     cls = getattr(module, class_name, None)
     if cls is None:
-        classes = [name for name, each in vars(module).items() if isinstance(each, type)]
+        classes = [name for name, each in vars(module).items() if hasattr(each, "input_fields")]
         raise NotFound(
             f"module {module_name} has no class {class_name!r}; {nearest(class_name, classes)}"
         )

@@ -97,8 +97,13 @@ def render_type(kind: Type) -> str:
 
 def union(members: tuple[Type, ...]) -> Type:
     """Join types with `|`, `None` last; one member alone is itself."""
-    rest = tuple(member for member in members if member != NONE)
-    ordered = (*rest, NONE) if len(rest) < len(members) else rest
+    flat = tuple(
+        inner
+        for member in members
+        for inner in (member.members if isinstance(member, UnionOf) else (member,))
+    )
+    rest = tuple(member for member in flat if member != NONE)
+    ordered = (*rest, NONE) if len(rest) < len(flat) else rest
     return ordered[0] if len(ordered) == 1 else UnionOf(ordered)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dspy_toolkit.config import load_settings
 from dspy_toolkit.errors import InvalidInput, NotFound, nearest
-from dspy_toolkit.registry.check import load_file
+from dspy_toolkit.registry.reading import load_file
 from dspy_toolkit.registry.record import SignatureRecord, version_key
 from dspy_toolkit.registry.rules import NAME, VERSION
 
@@ -25,9 +25,13 @@ class SignatureConflict(InvalidInput):
 
     def __init__(self, one: SignatureRecord, other: SignatureRecord) -> None:
         super().__init__(
-            f"{one.reference} is defined twice with different content, in {one.source} and "
-            f"{other.source}; give one of them a new version, or remove it"
+            f"{one.reference} is there twice with different content, in {_place(one)} and "
+            f"{_place(other)}; give one of them a new version, or remove it"
         )
+
+
+def _place(record: SignatureRecord) -> str:
+    return str(record.source or "what is to be written")
 
 
 def search_path(folders: Iterable[Path] | None = None) -> tuple[Path, ...]:
@@ -51,6 +55,11 @@ def shipped() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "signatures"
 
 
+def is_class(reference: str) -> bool:
+    """Whether a reference names a Python class, `module:Class`."""
+    return _CLASS.fullmatch(reference) is not None
+
+
 def find(reference: str, folders: Sequence[Path] | None = None) -> SignatureRecord:
     """Load a record.
 
@@ -64,7 +73,7 @@ def find(reference: str, folders: Sequence[Path] | None = None) -> SignatureReco
         InvalidSignature: its file has defects. InvalidInput: the reference is malformed, or
             the class cannot be expressed as a record.
     """
-    if _CLASS.fullmatch(reference):
+    if is_class(reference):
         from dspy_toolkit.registry.classes import load_class
 
         return load_class(reference, tuple(folders or ()))

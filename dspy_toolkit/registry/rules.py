@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from dspy_toolkit.errors import nearest
 from dspy_toolkit.registry.field_types import (
     DECISIONS,
     MEDIA,
@@ -90,11 +90,15 @@ def placement_problem(
     """What is wrong with a type where it stands: `inputs`, `outputs` or `objects`."""
     for part in parts(kind):
         if isinstance(part, ObjectRef) and part.name not in declared:
-            way_out = nearest(part.name, {*declared, *NAMED})
-            return (
-                f"object {part.name!r} is not declared",
-                f"add [objects.{part.name}] with its fields, or {way_out}",
+            close = get_close_matches(part.name, {*declared, *NAMED}, n=1)
+            fix = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"add [objects.{part.name}.FIELD] with a type"
             )
+            return f"object {part.name!r} is not declared under [objects]", fix
+        if isinstance(part, UnionOf) and part.optional and part != kind:
+            return "only a whole field can be optional", "drop the inner `| None`"
         if not isinstance(part, Named):
             continue
         if part.name in (*MEDIA, "History") and section == "outputs":

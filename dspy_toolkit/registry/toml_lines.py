@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -36,10 +36,6 @@ class Lines:
         while path not in self._found and path:
             path = path[:-1]
         return self._found.get(path, 1)
-
-    def paths(self) -> set[Path]:
-        """Every path that has a line."""
-        return set(self._found)
 
     def _line(self) -> int:
         return self._text.count("\n", 0, self._at) + 1
@@ -131,14 +127,3 @@ class Lines:
             self._blank()
             self._take(",")
             self._blank()
-
-
-def parsed_paths(value: Any, path: Path = ()) -> set[Path]:
-    """Every path of keys and indexes inside a parsed TOML value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found: set[Path] = set()
-    for key, inner in items:
-        found.add((*path, key))
-        if isinstance(inner, dict | list):
-            found |= parsed_paths(inner, (*path, key))
-    return found

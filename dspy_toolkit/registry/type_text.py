@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from dspy_toolkit.errors import nearest
 from dspy_toolkit.registry.field_types import (
-    DECISIONS,
     NAMED,
     NONE,
     SCALARS,
@@ -112,7 +111,7 @@ class _Reader:
             case ast.Subscript(value=ast.Name(id=name), slice=inside):
                 arguments = inside.elts if isinstance(inside, ast.Tuple) else [inside]
                 # A lone pair in Choice[...] parses like two arguments.
-                if name in DECISIONS and self._is_pair(inside):
+                if name in ("Choice", "Noul") and self._is_pair(inside):
                     arguments = [inside]
                 return self._generic(node, name, arguments)
             case ast.Constant(value=None):
@@ -122,11 +121,11 @@ class _Reader:
         self.fail(node, f"{ast.unparse(node)!r} is no type", f"known: {', '.join(_KNOWN)}")
 
     def _is_pair(self, node: ast.expr) -> bool:
+        """Whether it is one pair in parentheses of its own, and not two options without."""
         return (
             isinstance(node, ast.Tuple)
-            and len(node.elts) == 2
-            and not isinstance(node.elts[0], ast.Tuple)
-            and isinstance(node.elts[0], ast.Constant)
+            and bool(node.elts)
+            and ((node.lineno, node.col_offset) < (node.elts[0].lineno, node.elts[0].col_offset))
         )
 
     def _plain(self, node: ast.expr, name: str) -> Type:

@@ -56,7 +56,12 @@ def load_file(path: Path) -> SignatureRecord:
     Raises:
         NotFound: no such file. InvalidSignature: it has defects.
     """
-    record, defects = _read(path)
+    return read_record(read_text(path, _WHAT), path)
+
+
+def read_record(text: str, path: Path) -> SignatureRecord:
+    """Read the text of a signature file that lies, or will lie, at a path; see `load_file`."""
+    record, defects = _read(text, path)
     if record is None:
         raise InvalidSignature(defects)
     return record
@@ -69,19 +74,18 @@ def check(path: Path) -> list[Defect]:
         NotFound: no such file or folder. InvalidInput: it cannot be read as text.
     """
     if not path.is_dir():
-        return list(_read(path)[1])
+        return list(_read(read_text(path, _WHAT), path)[1])
     defects: list[Defect] = []
     for file in sorted(path.glob("*/*.toml")):
         if VERSION.fullmatch(file.stem):
-            defects += _read(file)[1]
+            defects += _read(read_text(file, _WHAT), file)[1]
         else:
             fix = "rename it, for example 1.0.0.toml"
             defects.append(Defect(file, 1, f"file name {file.stem!r} is no version", fix))
     return defects
 
 
-def _read(path: Path) -> tuple[SignatureRecord | None, tuple[Defect, ...]]:
-    text = read_text(path, _WHAT)
+def _read(text: str, path: Path) -> tuple[SignatureRecord | None, tuple[Defect, ...]]:
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,148 @@
+"""Carrying stored examples and compiled programs to a newer version, into new files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.registry.carry import carry
+from dspy_toolkit.registry.program_state import CarriedProgram, carry_program
+from dspy_toolkit.registry.record import SignatureRecord
+from dspy_toolkit.registry.toml_text import to_toml
+from dspy_toolkit.store.files import (
+    new_folder,
+    read_json,
+    read_text,
+    sha256_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from dspy_toolkit.store.manifest import read_manifest, write_manifest
+
+PROGRAM = "program.json"
+SIGNATURE = "signature.toml"
+
+_MEASURED = ("baseline", "compiled", "scores")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that could not be carried: where it stands and why."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """What a migration did.
+
+    Attributes:
+        carried: examples or demonstrations that the new file holds.
+        refused: those that it does not hold.
+        notes: what else to know, such as fields that were dropped.
+    """
+
+    carried: int
+    refused: tuple[Refused, ...]
+    notes: tuple[str, ...]
+
+
+def migrate(path: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
+    """Carry an artifact's folder, a `program.json` or a JSON Lines file of examples.
+
+    Args:
+        path: what to carry; it stays as it is.
+        versions: from `chain`.
+        output: a new folder or file.
+
+    Raises:
+        NotFound: no such file or folder. InvalidInput: nothing in it can be carried, or `output`
+            exists. IntegrityError: an artifact is damaged. StorageError: it cannot be written.
+    """
+    if output.exists():
+        raise InvalidInput(f"{output} already exists; choose another place or remove it first")
+    if path.is_dir():
+        return _artifact(path, versions, output)
+    if path.suffix == ".json":
+        state = read_json(path, "program")
+        carried = carry_program(state, versions, str(path))
+        write_json(output, carried.state)
+        return _report(carried)
+    return _examples(path, versions, output)
+
+
+def _examples(path: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
+    kept: list[str] = []
+    refused: list[Refused] = []
+    dropped: list[str] = []
+    for number, values in _objects(path):
+        carried = carry(values, versions)
+        dropped += carried.dropped
+        if carried.values is None:
+            refused.append(Refused(f"{path}:{number}", " and ".join(carried.why)))
+        else:
+            kept.append(json.dumps(carried.values, ensure_ascii=False))
+    if refused and not kept:
+        raise InvalidInput(
+            f"no example of {path} can be carried to {versions[-1].reference}: "
+            f"{refused[0].where}: {refused[0].why}"
+        )
+    write_text(output, "".join(f"{line}\n" for line in kept))
+    return MigrationReport(len(kept), tuple(refused), _notes(dropped))
+
+
+def _artifact(path: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
+    old, new = versions[0], versions[-1]
+    manifest = read_manifest(path, "artifact")
+    held = manifest.get("signature") or {}
+    if held.get("digest") != old.digest:
+        raise InvalidInput(
+            f"artifact {path} is for {held.get('reference')}, which is not the {old.reference} "
+            f"named; name the signature it was compiled with, {path / SIGNATURE}"
+        )
+    carried = carry_program(read_json(path / PROGRAM, "program"), versions, str(path))
+    dropped = ("files", "seal", *_MEASURED)
+    facts = {key: value for key, value in manifest.items() if key not in dropped}
+    facts["signature"] = {"reference": new.reference, "digest": new.digest}
+    facts["inputs"] = [each.name for each in new.inputs]
+    facts["migrated_from"] = {"reference": old.reference, "digest": old.digest}
+    with new_folder(output) as place:
+        for name in sorted(set(manifest["files"]) - {PROGRAM, SIGNATURE}):
+            write_bytes(place / name, (path / name).read_bytes())
+        write_json(place / PROGRAM, carried.state)
+        write_text(place / SIGNATURE, to_toml(new))
+        write_manifest(place, {**facts, "seal": sha256_json(facts)})
+    report = _report(carried)
+    return replace(report, notes=(*report.notes, "its scores no longer hold; evaluate it again"))
+
+
+def _report(carried: CarriedProgram) -> MigrationReport:
+    refused = tuple(Refused(where, why) for where, why in carried.refused)
+    return MigrationReport(carried.demos, refused, (*_notes(carried.dropped), *carried.notes))
+
+
+def _notes(dropped: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"field {name!r} is no longer there and was dropped" for name in dict.fromkeys(dropped)
+    )
+
+
+def _objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    found = []
+    for number, line in enumerate(read_text(path, "examples file").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise InvalidInput(f"{path}:{number} is no JSON: {error}; correct the line") from None
+        if not isinstance(values, dict):
+            raise InvalidInput(f"{path}:{number} is no JSON object; write {{...}} on each line")
+        found.append((number, values))
+    return found
