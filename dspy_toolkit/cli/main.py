@@ -1,0 +1,71 @@
+"""`dspy-tk`: the commands, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from dspy_toolkit.cli import models, signatures
+from dspy_toolkit.cli.compile import compile_command
+from dspy_toolkit.cli.doctor import doctor
+from dspy_toolkit.cli.evaluate import evaluate_command
+from dspy_toolkit.cli.init import init_command
+from dspy_toolkit.cli.output import out, say
+from dspy_toolkit.cli.run import run_command
+from dspy_toolkit.errors import ToolkitError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dspy-tk",
+    help="Compile DSPy programs for the models your own machine can run.",
+    epilog="Exit codes: 0 done, 1 failed or a problem was found, 2 wrong usage, 3 not found, "
+    "4 invalid input, 5 damaged or changed content, 6 model failure, 7 storage, "
+    "8 missing extra, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("compile")(compile_command)
+app.command("evaluate")(evaluate_command)
+app.command("run")(run_command)
+app.command("init")(init_command)
+app.command("doctor")(doctor)
+app.add_typer(signatures.app, name="signatures")
+app.add_typer(models.app, name="models")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compile DSPy programs for the models your own machine can run."""
+    if show_version:
+        out(version("dspy-toolkit"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; a user's mistake ends in one line on stderr and a documented exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments)
+    except ToolkitError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except SystemExit as ending:
+        # Typer turns Ctrl-C into this exit without a word.
+        if ending.code == INTERRUPTED:
+            say("interrupted; nothing that existed before was changed")
+        raise
