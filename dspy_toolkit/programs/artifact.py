@@ -1,0 +1,295 @@
+"""Artifacts: a compiled program as a folder that loads anywhere and vouches for itself.
+
+`program.json` is DSPy's own state file; `manifest.json` says what it belongs to and holds the
+SHA-256 of every file. Nothing in it is ever unpickled. A program that has Python code of its own
+brings the source, which runs when the program is built.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.adapters.utils import serialize_for_json
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, nearest
+from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.programs.signature import typed_values
+from dspy_toolkit.registry import SignatureRecord, load_file, validate_values
+from dspy_toolkit.registry.toml_text import to_toml
+from dspy_toolkit.store.files import new_folder, sha256_json, storage_errors, write_text
+from dspy_toolkit.store.manifest import read_manifest, write_manifest
+
+FORMAT = 1
+PROGRAM = "program.json"
+SIGNATURE = "signature.toml"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled program on disk, checked.
+
+    Attributes:
+        folder: where it lies.
+        manifest: everything recorded about it.
+        plan: how its module is built.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    plan: ModulePlan
+
+    @property
+    def signature(self) -> SignatureRecord | None:
+        """What goes in and out, where the program has a signature of the registry."""
+        return self.plan.signature
+
+    def program(
+        self,
+        lm: dspy.BaseLM | None = None,
+        *,
+        into: dspy.Module | None = None,
+        settings: Settings | None = None,
+    ) -> dspy.Module:
+        """Build the program, demonstrations and instructions in place, ready to be called.
+
+        Args:
+            lm: the language model; without one, the model of the compile run is opened again.
+            into: a new program of the same class, for one that was made in Python.
+            settings: for opening the model.
+
+        Raises:
+            InvalidInput: the program or the model cannot be made again from what is recorded.
+            IntegrityError: the model's files are no longer those of the compile run.
+        """
+        module = into if into is not None else self.plan.build()
+        try:
+            module.load(self.folder / PROGRAM)
+        except (KeyError, AttributeError, ValueError) as error:
+            raise InvalidInput(
+                f"artifact {self.folder} does not fit the program ({error!r}); "
+                "give a program of the class that was compiled"
+            ) from None
+        module.set_lm(self.language_model(settings) if lm is None else lm)
+        return module
+
+    def language_model(self, settings: Settings | None = None) -> LocalLM:
+        """Open the model of the compile run.
+
+        Raises:
+            InvalidInput: it was made in Python and has no reference.
+            IntegrityError: what the reference leads to now is another model.
+        """
+        model = self.manifest["model"]
+        if model["reference"] is None:
+            raise InvalidInput(
+                f"artifact {self.folder} was compiled with a model made in Python; "
+                "give one, in Python as lm=..., on the command line with --model"
+            )
+        lm = local_lm(
+            model["reference"],
+            adapter=model["adapter"],
+            temperature=model["temperature"],
+            max_tokens=model["max_tokens"],
+            seed=self.manifest["seed"],
+            settings=settings,
+            **model["options"],
+        )
+        if lm.model != model["string"]:
+            raise IntegrityError(
+                f"artifact {self.folder} was compiled for {model['string']}, but "
+                f"{model['reference']!r} is now {lm.model}; compile again, or name the model "
+                f"with --model {model['reference']} to use it all the same"
+            )
+        return lm
+
+    def context(self) -> AbstractContextManager[None]:
+        """DSPy settings under which the program speaks the prompt format it was compiled with."""
+        made: AbstractContextManager[None] = dspy.context(
+            adapter=prompt_format(self.manifest["prompt_format"])
+        )
+        return made
+
+    def run(self, program: dspy.Module, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Check inputs, call the program, and give its outputs as JSON values.
+
+        Args:
+            program: made by `program`.
+            values: JSON values by input field.
+
+        Raises:
+            InvalidInput: a field is missing, unknown or does not fit.
+            EngineError: the model failed, or its answer could not be read.
+        """
+        given = self.check(values)
+        try:
+            with self.context():
+                prediction = program(**given)
+        except dspy.DSPyError as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise EngineError(f"the program gave no usable answer: {text}") from error
+        return {name: serialize_for_json(value) for name, value in prediction.items()}
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Check inputs, and give them as the program takes them.
+
+        Raises:
+            InvalidInput: a field is missing, unknown or does not fit.
+        """
+        if self.signature is not None:
+            validate_values(self.signature, "inputs", values)
+            return typed_values(self.signature, dict(values))
+        inputs = self.manifest["inputs"]
+        for name in values:
+            if name not in inputs:
+                raise InvalidInput(f"unknown input {name!r}; {nearest(name, inputs)}")
+        for name in inputs:
+            if name not in values:
+                raise InvalidInput(f"input {name!r} is missing; inputs: {', '.join(inputs)}")
+        return dict(values)
+
+
+def save_artifact(
+    folder: Path,
+    program: dspy.Module,
+    plan: ModulePlan,
+    lm: LocalLM,
+    facts: Mapping[str, Any],
+) -> Artifact:
+    """Write an artifact; it appears whole or not at all.
+
+    Args:
+        folder: must not exist yet.
+        program: its state is saved without its language model.
+        plan: how to build the module again; the files it names are copied.
+        lm: the model the program was compiled for.
+        facts: what else the manifest says; `run` needs `inputs`, `seed` and `prompt_format`.
+
+    Raises:
+        InvalidInput: `folder` exists, or the program holds values that JSON cannot.
+        StorageError: it cannot be written.
+    """
+    with new_folder(folder) as place:
+        _save_state(program, place / PROGRAM)
+        if plan.signature is not None:
+            write_text(place / SIGNATURE, to_toml(plan.signature))
+        with storage_errors(folder):
+            for name in plan.sources():
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(plan.folder / name, place / name)
+        content = {
+            "format": FORMAT,
+            "signature": plan.signature
+            and {
+                "reference": plan.signature.reference,
+                "digest": plan.signature.digest,
+            },
+            "module": {
+                "kind": plan.kind,
+                "program": plan.program,
+                "tools_file": plan.tools_file,
+                "tools": list(plan.tools),
+            },
+            "model": _model_facts(lm),
+            **facts,
+        }
+        write_manifest(place, {**content, "seal": sha256_json(content)})
+    return load_artifact(folder)
+
+
+def load_artifact(folder: Path | str) -> Artifact:
+    """Read an artifact and check every file in it. Runs none of its code.
+
+    Raises:
+        NotFound: there is none.
+        IntegrityError: a file is missing, added, changed or damaged.
+        InvalidInput: a newer toolkit made it.
+    """
+    place = Path(folder).expanduser().absolute()
+    manifest = read_manifest(place, "artifact")
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        raise InvalidInput(f"artifact {place} was made by a newer toolkit; upgrade this one")
+    content = {key: value for key, value in manifest.items() if key not in ("seal", "files")}
+    if manifest.get("seal") != sha256_json(content):
+        raise IntegrityError(
+            f"artifact {place}: manifest.json was changed after it was written; "
+            "restore it or compile again"
+        )
+    module = manifest["module"]
+    plan = ModulePlan(
+        kind=module["kind"],
+        signature=_signature(place, manifest),
+        folder=place,
+        program=module["program"],
+        tools_file=module["tools_file"],
+        tools=tuple(module["tools"]),
+    )
+    return Artifact(place, manifest, plan)
+
+
+def ask(
+    folder: Path | str,
+    values: Mapping[str, Any],
+    *,
+    model: str | None = None,
+    adapter: Path | None = None,
+    lm: LocalLM | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Load an artifact, call it once, and give its outputs as JSON values.
+
+    Args:
+        folder: the artifact.
+        values: JSON values by input field.
+        model, adapter, lm: what to run on instead of the model of the compile run.
+        settings: for opening the model.
+
+    Raises:
+        As `load_artifact`, `Artifact.program` and `Artifact.run`.
+    """
+    artifact = load_artifact(folder)
+    artifact.check(values)
+    if lm is None and model is not None:
+        made = artifact.manifest["model"]
+        kept = {key: made[key] for key in ("temperature", "max_tokens")}
+        lm = local_lm(model, adapter=adapter, settings=settings, **kept)
+    return artifact.run(artifact.program(lm, settings=settings), values)
+
+
+def _signature(place: Path, manifest: Mapping[str, Any]) -> SignatureRecord | None:
+    return load_file(place / SIGNATURE) if manifest["signature"] else None
+
+
+def _save_state(program: dspy.Module, file: Path) -> None:
+    state = program.deepcopy()
+    state.set_lm(None)
+    try:
+        state.save(file)
+    except RuntimeError as error:
+        # DSPy wraps whatever went wrong, a full disk as well as a value without a JSON form.
+        with storage_errors(file):
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+        raise InvalidInput(
+            f"the program cannot be saved as JSON: {' '.join(str(error.__context__).split())}"
+        ) from None
+
+
+def _model_facts(lm: LocalLM) -> dict[str, Any]:
+    source = lm.source
+    return {
+        "reference": source and source.reference,
+        "adapter": source and source.adapter,
+        "options": source.options if source else {},
+        "temperature": lm.kwargs.get("temperature"),
+        "max_tokens": lm.kwargs.get("max_tokens"),
+        "string": lm.model,
+    }

@@ -1,0 +1,86 @@
+"""Counting the model calls of one piece of work, and stopping them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import dspy
+
+from dspy_toolkit.errors import ToolkitError
+
+_KEY = "dspy_toolkit_tally"
+
+
+class Stopped(BaseException):
+    """Leaves DSPy at once: its loops catch every `Exception` and go on.
+
+    Attributes:
+        error: why; what the caller of the whole should see instead.
+    """
+
+    def __init__(self, error: ToolkitError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Numbers of model calls.
+
+    Attributes:
+        made: answered by the model, or failed there.
+        cached: answered from the cache.
+    """
+
+    made: int = 0
+    cached: int = 0
+
+
+class CallTally:
+    """Counts calls from any thread.
+
+    `with counted(tally):` makes it hear of every call made by a `LocalLM` inside, in the threads
+    that DSPy starts there too.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = Calls()
+        self._reason: ToolkitError | None = None
+
+    @property
+    def calls(self) -> Calls:
+        """The numbers so far."""
+        return self._calls
+
+    def count(self, *, cached: bool) -> None:
+        """Add one call."""
+        with self._lock:
+            made, known = self._calls.made, self._calls.cached
+            self._calls = Calls(made + (not cached), known + cached)
+
+    def stop(self, error: ToolkitError) -> None:
+        """Make every later call fail. The first reason counts."""
+        with self._lock:
+            self._reason = self._reason or error
+
+    def check(self) -> None:
+        """Raise `Stopped` once `stop` was called."""
+        if self._reason is not None:
+            raise Stopped(self._reason)
+
+
+@contextmanager
+def counted(tally: CallTally) -> Iterator[None]:
+    """Count the calls made inside, in place of any tally outside."""
+    with dspy.context(**{_KEY: tally}):
+        yield
+
+
+def current_tally() -> CallTally:
+    """The tally of the surrounding `counted`, or one nobody looks at."""
+    found = dspy.settings.get(_KEY)
+    return found if isinstance(found, CallTally) else CallTally()

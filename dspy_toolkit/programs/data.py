@@ -1,0 +1,202 @@
+"""Examples from JSON Lines: read, checked, and divided into train, validation and test."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.store.files import read_text, sha256_json
+
+SPLITS = ("train", "validation", "test")
+Check = Callable[[dict[str, Any]], str | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data line: its values and where it stands, as `data/test.jsonl:4`."""
+
+    values: dict[str, Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples for one purpose.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        rows: the lines as they were read.
+        examples: the same as DSPy takes them, in the same order.
+        digest: hex SHA-256 of the values, in order.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    examples: tuple[dspy.Example, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits. No inputs stand in two of them."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def split(self, name: str) -> Split:
+        """One split by name.
+
+        Raises:
+            InvalidInput: there is no such split.
+        """
+        if name not in SPLITS:
+            raise InvalidInput(f"split {name!r} does not exist; {nearest(name, SPLITS)}")
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def locate(self, example: dspy.Example) -> str:
+        """Where an example stands, as `data/test.jsonl:4`."""
+        for split in (self.test, self.validation, self.train):
+            for row, known in zip(split.rows, split.examples, strict=True):
+                if known is example or known == example:
+                    return row.place
+        return "an example that is not in the data"
+
+
+def read_rows(file: Path, shown: str, check: Check) -> list[Row]:
+    """Read a JSON Lines file; blank lines count for line numbers only.
+
+    Args:
+        file: the file.
+        shown: its name in messages.
+        check: says what is wrong with a line's values, or None.
+
+    Raises:
+        NotFound: the file does not exist.
+        InvalidInput: it is empty, or a line is not a JSON object or does not fit.
+    """
+    rows = []
+    for number, line in enumerate(read_text(file, "data file").split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{shown}:{number}"
+        values = _parsed(line, place)
+        problem = check(values)
+        if problem:
+            raise InvalidInput(f"{place}: {problem}")
+        rows.append(Row(values, place))
+    if not rows:
+        raise InvalidInput(f"data file {file} has no examples; add one JSON object a line")
+    return rows
+
+
+def make_splits(
+    rows: Sequence[Row], inputs: Sequence[str], fractions: dict[str, float], seed: int
+) -> dict[str, list[Row]]:
+    """Divide rows by chance; rows with the same inputs stay together.
+
+    Args:
+        rows: all examples.
+        inputs: the input fields.
+        fractions: share of the rows for each of the three splits, summing to 1.
+        seed: the same seed divides the same rows the same way.
+
+    Raises:
+        InvalidInput: a split would be empty.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, inputs), []).append(row)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for group in order:
+        # The split that lacks most of its share takes the group, so all are filled evenly.
+        name = max(SPLITS, key=lambda each: fractions[each] * len(rows) - len(splits[each]))
+        splits[name] += group
+    for name, taken in splits.items():
+        if not taken:
+            raise InvalidInput(
+                f"the {name} split would be empty: {len(groups)} different examples are too few "
+                f"for a share of {fractions[name]:g}; add examples or change [data.split]"
+            )
+    return splits
+
+
+def make_data(
+    splits: dict[str, list[Row]],
+    inputs: Sequence[str],
+    typed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Data:
+    """Build the splits' examples.
+
+    Args:
+        splits: rows by split name.
+        inputs: the input fields.
+        typed: turns JSON values into what programs take.
+
+    Raises:
+        InvalidInput: inputs stand in two splits.
+    """
+    _refuse_shared(splits, inputs)
+    return Data(**{name: _split(name, rows, inputs, typed) for name, rows in splits.items()})
+
+
+def _split(
+    name: str,
+    rows: Iterable[Row],
+    inputs: Sequence[str],
+    typed: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Split:
+    kept = tuple(rows)
+    examples = []
+    for row in kept:
+        try:
+            values = typed(row.values)
+        except InvalidInput as error:
+            raise InvalidInput(f"{row.place}: {error}") from None
+        examples.append(dspy.Example(**values).with_inputs(*inputs))
+    return Split(name, kept, tuple(examples), sha256_json([row.values for row in kept]))
+
+
+def _refuse_shared(splits: dict[str, list[Row]], inputs: Sequence[str]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    shared: list[tuple[str, str]] = []
+    for name, rows in splits.items():
+        for row in rows:
+            other, place = seen.setdefault(_key(row, inputs), (name, row.place))
+            if other != name:
+                shared.append((row.place, place))
+    if shared:
+        here, there = shared[0]
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        raise InvalidInput(
+            f"{here} has the same inputs as {there}{more}; remove one of the two, "
+            "or scores would be measured on examples the optimizer has seen"
+        )
+
+
+def _key(row: Row, inputs: Sequence[str]) -> str:
+    return sha256_json([row.values.get(name) for name in inputs])
+
+
+def _parsed(line: str, place: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{place}: not JSON ({error.msg}, column {error.colno}); write one object a line"
+        ) from None
+    except RecursionError:
+        raise InvalidInput(f"{place}: nested too deeply to read") from None
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise InvalidInput(f"{place}: a {kind}, not a JSON object; write {{...}} on each line")
+    return values

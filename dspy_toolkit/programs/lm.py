@@ -1,0 +1,239 @@
+"""The language model that DSPy programs call: a `dspy.LM` over a local engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import dspy
+from dspy.lm15 import Request
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import reject_unknown_keys
+from dspy_toolkit.events import CallFinished, emit
+from dspy_toolkit.programs.cache import current_settings, use_call_cache
+from dspy_toolkit.programs.calls import current_tally
+from dspy_toolkit.store.files import sha256_json
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How a model was opened, enough to open it again.
+
+    Attributes:
+        reference: "embedded", a folder or a hub id.
+        adapter: folder of a fine-tune laid over the weights.
+        options: engine options that differ from the defaults, by name.
+    """
+
+    reference: str
+    adapter: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
+    """A `dspy.LM` that counts and reports its calls and samples reproducibly.
+
+    With a temperature, every sample has its own seed, made from `seed`, the call's `rollout_id`
+    and the sample's number, so that rollouts differ and a rerun repeats them. Copies share the
+    engine; `copy(seed=...)` starts sampling elsewhere.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        engine: Any,
+        async_engine: Any = None,
+        seed: int = 0,
+        source: ModelSource | None = None,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = 1024,
+        num_retries: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Put a language model over an engine.
+
+        Args:
+            model: names the model *and* everything that changes its answers, since DSPy's cache
+                knows an engine by this text only. Engines of the toolkit have it as
+                `model_string`.
+            engine, async_engine: as DSPy's engine contract has them.
+            seed: start of all sampling.
+            source: how to open the model again; artifacts record it.
+            num_retries: a local engine fails for a reason, so no call is repeated by default.
+            settings: further keywords of `dspy.LM`, for example `cache` and `top_p`.
+        """
+        self.seed = seed
+        self.source = source
+        super().__init__(
+            model,
+            engine=engine,
+            async_engine=async_engine,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            num_retries=num_retries,
+            **settings,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # DSPy deep-copies programs with their model; weights must not be copied along.
+        return self
+
+    def dump_state(self) -> dict[str, Any]:
+        """The state for DSPy's own saving of programs that hold their model."""
+        return {**super().dump_state(), "seed": self.seed}
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Answer a prompt or messages with a list of texts, or a `Request` with a `Response`."""
+        if _is_typed(prompt, kwargs):
+            with self._measured():
+                return super().__call__(*self._seeded_request(prompt, kwargs), **kwargs)
+        answers: list[Any] = []
+        for each in self._samples(kwargs):
+            with self._measured():
+                answers += super().__call__(prompt, messages=messages, **each)
+        return answers
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """The same for coroutines."""
+        if _is_typed(prompt, kwargs):
+            with self._measured():
+                return await super().acall(*self._seeded_request(prompt, kwargs), **kwargs)
+        answers: list[Any] = []
+        for each in self._samples(kwargs):
+            with self._measured():
+                answers += await super().acall(prompt, messages=messages, **each)
+        return answers
+
+    def _samples(self, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        merged = {**self.kwargs, **kwargs}
+        if not merged.get("temperature"):
+            yield kwargs
+            return
+        base = self.seed if merged.get("seed") is None else merged["seed"]
+        count = merged.get("n") or 1
+        single = {"n": None} if "n" in merged else {}
+        for number in range(count):
+            seed = _sample_seed(base, merged.get("rollout_id"), number)
+            yield {**kwargs, **single, "seed": seed}
+
+    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> tuple[Request]:
+        request: Request = kwargs.pop("request", None) or prompt
+        if not request.config.temperature or request.config.seed is not None:
+            return (request,)
+        seed = _sample_seed(self.seed, kwargs.get("rollout_id"), 0)
+        return (replace(request, config=replace(request.config, seed=seed)),)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        tally = current_tally()
+        tally.check()
+        meter = _Meter(dspy.settings.usage_tracker)
+        started = time.perf_counter()
+        error: str | None = None
+        try:
+            with dspy.context(usage_tracker=meter):
+                yield
+        except BaseException as problem:
+            error = type(problem).__name__
+            raise
+        finally:
+            cached = error is None and not meter.answered
+            tally.count(cached=cached)
+            emit(
+                CallFinished(
+                    model=self.model,
+                    seconds=time.perf_counter() - started,
+                    input_tokens=meter.input_tokens,
+                    output_tokens=meter.output_tokens,
+                    cached=cached,
+                    error=error,
+                )
+            )
+
+
+def local_lm(
+    reference: str = "embedded",
+    *,
+    adapter: Path | str | None = None,
+    temperature: float = 0.0,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    settings: Settings | None = None,
+    **options: Any,
+) -> LocalLM:
+    """Open a model on this machine as a language model for DSPy.
+
+    Answers are cached in `<home>/cache` unless the settings turn that off.
+
+    Args:
+        reference: "embedded", a folder that mlx-lm can load, or a hub id.
+        adapter: folder of a LoRA or full fine-tune, laid over the weights.
+        temperature: 0 takes the likeliest token every time.
+        max_tokens: longest answer.
+        seed: start of all sampling.
+        settings: where the cache lies and which device is used; read from the environment when
+            left out.
+        options: further fields of `EngineOptions`, for example `min_p` or `template`.
+
+    Raises:
+        NotFound, InvalidInput, EngineError: the model does not exist, does not fit, or cannot be
+            loaded.
+    """
+    from dspy_toolkit.engine import EngineOptions, open_engine
+
+    reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
+    chosen = settings or current_settings()
+    use_call_cache(chosen)
+    engine = open_engine(
+        reference,
+        EngineOptions(
+            adapter=None if adapter is None else Path(adapter),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            **options,
+        ),
+        chosen,
+    )
+    return LocalLM(
+        engine.model_string,
+        engine=engine,
+        async_engine=engine.async_twin,
+        seed=seed,
+        source=ModelSource(reference, None if adapter is None else str(adapter), dict(options)),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        cache=chosen.cache,
+    )
+
+
+class _Meter:
+    """Stands in for DSPy's usage tracker during one call: it hears of real answers only."""
+
+    def __init__(self, outer: Any) -> None:
+        self._outer = outer
+        self.answered = False
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
+        self.answered = True
+        self.input_tokens += usage.get("prompt_tokens") or 0
+        self.output_tokens += usage.get("completion_tokens") or 0
+        if self._outer is not None:
+            self._outer.add_usage(model, usage)
+
+
+def _is_typed(prompt: Any, kwargs: dict[str, Any]) -> bool:
+    return isinstance(prompt, Request) or kwargs.get("request") is not None
+
+
+def _sample_seed(base: int, rollout: Any, number: int) -> int:
+    if rollout is None and number == 0:
+        return base
+    return int(sha256_json([base, rollout, number])[:8], 16) >> 1

@@ -1,0 +1,129 @@
+"""DSPy modules from a signature, or from the user's own `program.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.programs.signature import dspy_signature, record_of
+from dspy_toolkit.programs.user_code import call, load_function
+from dspy_toolkit.registry import SignatureRecord
+
+KINDS = ("predict", "chain_of_thought", "react")
+GIVEN = "given"
+"""Kind of a program that only the user's own Python can build again."""
+
+_PLAN = "toolkit_plan"
+
+
+def build_module(
+    kind: str, signature: type[dspy.Signature], tools: Sequence[Callable[..., Any]] = ()
+) -> dspy.Module:
+    """A module over a signature.
+
+    Args:
+        kind: `predict`, `chain_of_thought` or `react`.
+        signature: what goes in and out.
+        tools: functions with type hints and docstrings, for `react` only.
+
+    Raises:
+        InvalidInput: no such kind, or tools that do not belong to it.
+    """
+    if kind not in KINDS:
+        raise InvalidInput(f"module {kind!r} does not exist; {nearest(kind, KINDS)}")
+    if bool(tools) != (kind == "react"):
+        raise InvalidInput(
+            "module 'react' needs tools; list them under [tools]"
+            if kind == "react"
+            else f"module {kind!r} takes no tools; use module = 'react' or remove them"
+        )
+    if kind == "react":
+        return dspy.ReAct(signature, tools=list(tools))
+    made = dspy.Predict(signature) if kind == "predict" else dspy.ChainOfThought(signature)
+    record = record_of(signature)
+    if record is not None:
+        setattr(made, _PLAN, ModulePlan(kind, record))
+    return made
+
+
+def plan_of(program: dspy.Module) -> ModulePlan | None:
+    """How `build_module` made a module, or None where that cannot be said from data alone."""
+    found = getattr(program, _PLAN, None)
+    return found if isinstance(found, ModulePlan) else None
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """How a program is built, from data and named files only.
+
+    Attributes:
+        kind: one of `KINDS`, "program" for the user's `program.py`, or `GIVEN`.
+        signature: what goes in and out; None where only `program.py` knows.
+        folder: where the files lie.
+        program: the user's file, relative to the folder.
+        tools_file: file of the tools, relative to the folder.
+        tools: names of functions in it.
+    """
+
+    kind: str
+    signature: SignatureRecord | None = None
+    folder: Path = Path()
+    program: str | None = None
+    tools_file: str | None = None
+    tools: tuple[str, ...] = ()
+
+    def check(self, where: str) -> None:
+        """Refuse a plan that cannot be built, running the user's code once.
+
+        Raises:
+            InvalidInput: with what is wrong, in `where`.
+        """
+        try:
+            self.build()
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from None
+
+    def sources(self) -> tuple[str, ...]:
+        """Python files that building needs: those named, and the modules that lie beside them."""
+        named = [name for name in (self.program, self.tools_file) if name is not None]
+        beside = [
+            file.relative_to(self.folder).as_posix()
+            for name in named
+            for file in sorted((self.folder / name).parent.glob("*.py"))
+        ]
+        return tuple(dict.fromkeys([*named, *beside]))
+
+    def build(self) -> dspy.Module:
+        """A new module without demonstrations.
+
+        Raises:
+            NotFound, InvalidInput: a file or function is missing, or the user's code fails.
+        """
+        if self.program is not None:
+            return _user_program(self.folder / self.program)
+        if self.kind == GIVEN:
+            raise InvalidInput("the program was made in Python; give a new one to load it into")
+        if self.signature is None:
+            raise InvalidInput(f"module {self.kind!r} needs a signature")
+        tools = (
+            [load_function(self.folder / self.tools_file, name) for name in self.tools]
+            if self.tools_file
+            else []
+        )
+        return build_module(self.kind, dspy_signature(self.signature), tools)
+
+
+def _user_program(file: Path) -> dspy.Module:
+    made = call(load_function(file, "program"), file)
+    if not isinstance(made, dspy.Module):
+        raise InvalidInput(
+            f"{file}: program() returned {type(made).__name__}; it must return a dspy.Module"
+        )
+    if not made.named_predictors():
+        raise InvalidInput(f"{file}: the program has no dspy.Predict, so nothing can be optimized")
+    return made

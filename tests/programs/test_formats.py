@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import dspy
+import pytest
+
+from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.formats import FORMATS, prompt_format
+from dspy_toolkit.programs.signature import dspy_signature
+from dspy_toolkit.registry import FieldRecord, SignatureRecord
+from tests.programs.tasks import chat, scripted_lm
+
+RATING = SignatureRecord(
+    name="rating",
+    version="1.0.0",
+    instructions="Rate the text.",
+    inputs=(FieldRecord("text", "str"),),
+    outputs=(
+        FieldRecord("stars", "int", minimum=1, maximum=5),
+        FieldRecord("word", "str", min_length=2, max_length=8, pattern="^[a-z]+$"),
+    ),
+)
+
+
+def ask(answers: list[str], name: str) -> tuple[dspy.Prediction, int]:
+    said = iter(answers)
+    lm = scripted_lm(lambda request: next(said))
+    with dspy.context(lm=lm, adapter=prompt_format(name)):
+        prediction = dspy.Predict(dspy_signature(RATING))(text="good")
+    return prediction, len(lm.engine.requests)
+
+
+@pytest.mark.parametrize(
+    ("stars", "word"), [(0, "good"), (6, "good"), (3, "g"), (3, "very long word"), (3, "G00D")]
+)
+def test_an_answer_that_breaks_a_constraint_is_refused(stars: int, word: str) -> None:
+    with pytest.raises(dspy.AdapterParseError, match=r"Field (stars|word) is"):
+        ask([chat(stars=stars, word=word)], "chat_only")
+
+
+@pytest.mark.parametrize("stars", [1, 5])
+def test_the_bounds_themselves_are_allowed(stars: int) -> None:
+    prediction, _ = ask([chat(stars=stars, word="ok")], "chat_only")
+
+    assert prediction.stars == stars
+
+
+def test_chat_asks_once_more_in_json_and_checks_that_answer_too() -> None:
+    prediction, calls = ask([chat(stars=9, word="ok"), '{"stars": 4, "word": "ok"}'], "chat")
+
+    assert (prediction.stars, calls) == (4, 2)
+    with pytest.raises(dspy.AdapterParseError, match="stars"):
+        ask([chat(stars=9, word="ok"), '{"stars": 8, "word": "ok"}'], "chat")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("json", '{"stars": 2, "word": "fine"}'),
+        ("xml", "<stars>\n2\n</stars>\n<word>\nfine\n</word>"),
+    ],
+)
+def test_other_formats_read_their_own_answers(name: str, answer: str) -> None:
+    prediction, calls = ask([answer], name)
+
+    assert (prediction.stars, prediction.word, calls) == (2, "fine", 1)
+
+
+def test_an_unknown_format_names_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match=r"'jsn' does not exist; did you mean 'json'\?"):
+        prompt_format("jsn")
+
+
+def test_prompts_are_those_of_plain_dspy() -> None:
+    signature = dspy_signature(RATING)
+    plain = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
+
+    for name, adapter in plain.items():
+        assert prompt_format(name).format(signature, [], {"text": "x"}) == adapter().format(
+            signature, [], {"text": "x"}
+        )
+    assert set(FORMATS) == {*plain, "chat_only"}

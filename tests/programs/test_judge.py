@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import dspy
+import pytest
+
+from dspy_toolkit.programs.metrics import named_metric
+from tests.programs.tasks import chat, scripted_lm
+
+EXAMPLE = dspy.Example(question="Which city?", answer="Canberra").with_inputs("question")
+
+
+def judged(verdict: str, answer: str = "Sydney") -> tuple[float, str]:
+    lm = scripted_lm(lambda request: verdict)
+    metric = named_metric("judge", ["answer"], {"criteria": "The city is right."})
+    with dspy.context(lm=lm):
+        score = metric(EXAMPLE, dspy.Prediction(answer=answer))
+    return float(score), lm.engine.requests[0]
+
+
+@pytest.mark.parametrize(("stars", "score"), [(1, 0.0), (3, 0.5), (5, 1.0)])
+def test_the_verdict_becomes_a_score(stars: int, score: float) -> None:
+    assert judged(chat(reason="It says so.", score=stars))[0] == score
+
+
+def test_the_judge_sees_question_answer_criteria_and_reference() -> None:
+    _, request = judged(chat(reason="It says so.", score=1))
+
+    assert all(
+        part in request for part in ("Which city?", "Sydney", "The city is right.", "Canberra")
+    )
+
+
+def test_a_verdict_out_of_range_is_a_failed_example_not_a_score() -> None:
+    with pytest.raises(dspy.AdapterParseError):
+        judged(chat(reason="It says so.", score=9))
+
+
+def test_the_judges_steps_are_not_the_programs() -> None:
+    trace: list[object] = []
+    lm = scripted_lm(lambda request: chat(reason="It says so.", score=4))
+    with dspy.context(lm=lm, trace=trace):
+        passed = named_metric("judge", ["answer"])(EXAMPLE, dspy.Prediction(answer="x"), trace)
+
+    assert passed is True
+    assert trace == []

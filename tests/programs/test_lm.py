@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy import lm15
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import EngineError
+from dspy_toolkit.events import CallFinished, Event, subscribed
+from dspy_toolkit.programs.cache import use_call_cache
+from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
+from dspy_toolkit.programs.lm import LocalLM
+from tests.programs.tasks import scripted_lm
+
+
+class SeedEcho:
+    """An engine that answers with the seed it was asked to sample with."""
+
+    supported_params = frozenset({"temperature", "seed", "max_tokens"})
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        return lm15.Response(
+            id="1",
+            model=request.model,
+            message=lm15.Message.assistant(str(request.config.seed)),
+            finish_reason="stop",
+            usage=lm15.Usage(input_tokens=3, output_tokens=2, total_tokens=5),
+        )
+
+
+def echo_lm(**settings: Any) -> LocalLM:
+    return LocalLM("mlx/echo#1", engine=SeedEcho(), cache=False, **settings)
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Iterator[Settings]:
+    settings = Settings(home=tmp_path)
+    use_call_cache(settings)
+    yield settings
+    dspy.cache.disk_cache.close()
+
+
+def calls_of(events: list[Event]) -> list[CallFinished]:
+    return [event for event in events if isinstance(event, CallFinished)]
+
+
+def test_greedy_calls_have_no_seed() -> None:
+    assert echo_lm()("hello") == ["None"]
+
+
+def test_sampled_calls_have_the_seed_of_the_model() -> None:
+    assert echo_lm(temperature=0.5, seed=7)("hello") == ["7"]
+    assert echo_lm(temperature=0.5)("hello", seed=9) == ["9"]
+
+
+def test_rollouts_sample_differently_and_repeatably() -> None:
+    lm = echo_lm(temperature=1.0, seed=1)
+    first = [lm("hello", rollout_id=rollout)[0] for rollout in range(20)]
+    again = [lm.copy(rollout_id=rollout)("hello")[0] for rollout in range(20)]
+
+    assert first == again
+    assert len(set(first)) == 20
+    assert first != [lm.copy(seed=2)("hello", rollout_id=rollout)[0] for rollout in range(20)]
+    assert all(0 <= int(seed) < 2**31 for seed in first)
+
+
+def test_samples_of_one_call_differ() -> None:
+    answers = echo_lm(temperature=1.0)("hello", n=3)
+
+    assert len(set(answers)) == 3
+
+
+def test_samples_are_asked_for_the_same_way_by_coroutines() -> None:
+    lm = scripted_lm(lambda request: "yes", temperature=1.0)
+
+    answers = asyncio.run(lm.acall("hello", n=2))
+
+    assert answers == ["yes", "yes"]
+    assert len(lm.engine.requests) == 2
+
+
+def test_an_explicit_request_is_answered_with_a_response() -> None:
+    lm = echo_lm(temperature=1.0, seed=3)
+    request = lm15.Request(
+        model=lm.model,
+        messages=(lm15.Message.user("hello"),),
+        config=lm15.Config(temperature=1.0),
+    )
+
+    answered = lm(request)
+
+    assert isinstance(answered, lm15.Response)
+    assert answered.text == "3"
+    assert lm(request, rollout_id=1).text not in ("3", "None")
+
+
+def test_deep_copies_are_the_model_itself() -> None:
+    lm = echo_lm()
+    program = dspy.Predict("question -> answer")
+    program.set_lm(lm)
+
+    assert copy.deepcopy(lm) is lm
+    assert program.deepcopy().lm is lm
+
+
+def test_every_call_is_reported_with_its_tokens() -> None:
+    events: list[Event] = []
+    with subscribed(events.append):
+        echo_lm()("hello")
+
+    (call,) = calls_of(events)
+
+    assert (call.model, call.input_tokens, call.output_tokens) == ("mlx/echo#1", 3, 2)
+    assert (call.cached, call.error) == (False, None)
+
+
+def test_a_failed_call_is_reported_with_the_kind_of_error() -> None:
+    def fail(request: str) -> str:
+        raise lm15.ServerError("the engine broke")
+
+    events: list[Event] = []
+    tally = CallTally()
+    lm = scripted_lm(fail)
+    with subscribed(events.append), counted(tally), pytest.raises(dspy.LMError, match="broke"):
+        lm("hello")
+
+    assert calls_of(events)[0].error == "LMServerError"
+    assert tally.calls == Calls(made=1, cached=0)
+    assert len(lm.engine.requests) == 1
+
+
+def test_a_repeated_call_comes_from_the_cache_and_costs_nothing(cached: Settings) -> None:
+    lm = scripted_lm(lambda request: "yes", cache=True)
+    tally = CallTally()
+    events: list[Event] = []
+    with counted(tally), subscribed(events.append):
+        answers = [lm("hello"), lm("hello")]
+
+    assert answers == [["yes"], ["yes"]]
+    assert len(lm.engine.requests) == 1
+    assert tally.calls == Calls(made=1, cached=1)
+    assert [call.cached for call in calls_of(events)] == [False, True]
+    assert calls_of(events)[1].input_tokens == 0
+
+
+def test_answers_outlive_the_process_memory(cached: Settings) -> None:
+    scripted_lm(lambda request: "yes", cache=True)("hello")
+    dspy.cache.reset_memory_cache()
+    lm = scripted_lm(lambda request: "no", cache=True)
+
+    assert lm("hello") == ["yes"]
+    assert lm.engine.requests == []
+    assert any((cached.home / "cache").iterdir())
+
+
+def test_a_second_home_does_not_see_the_first_ones_answers(
+    cached: Settings, tmp_path: Path
+) -> None:
+    scripted_lm(lambda request: "yes", cache=True)("hello")
+    use_call_cache(Settings(home=tmp_path / "other"))
+
+    assert scripted_lm(lambda request: "no", cache=True)("hello") == ["no"]
+
+
+def test_users_usage_tracking_still_hears_of_calls() -> None:
+    with dspy.track_usage() as usage:
+        echo_lm()("hello")
+
+    assert usage.get_total_tokens()["mlx/echo#1"]["prompt_tokens"] == 3
+
+
+def test_a_tally_counts_every_call_of_many_threads() -> None:
+    lm = scripted_lm(lambda request: "yes")
+    tally = CallTally()
+
+    def ask(_: int) -> None:
+        with counted(tally):
+            lm("hello")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(200)))
+
+    assert tally.calls == Calls(made=200, cached=0)
+
+
+def test_a_stopped_tally_lets_no_call_through_and_keeps_the_first_reason() -> None:
+    lm = scripted_lm(lambda request: "yes")
+    tally = CallTally()
+    tally.stop(EngineError("first"))
+    tally.stop(EngineError("second"))
+
+    with counted(tally), pytest.raises(Stopped, match="first"):
+        lm("hello")
+
+    assert lm.engine.requests == []
+    assert tally.calls == Calls()

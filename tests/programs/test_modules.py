@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import dspy
+import pytest
+
+from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.modules import build_module, plan_of
+from dspy_toolkit.programs.signature import dspy_signature
+from dspy_toolkit.programs.user_code import load_function
+from dspy_toolkit.registry import FieldRecord, SignatureRecord
+
+RECORD = SignatureRecord(
+    "route", "1.0.0", "Route it.", (FieldRecord("text", "str"),), (FieldRecord("team", "str"),)
+)
+
+
+def look_up(name: str) -> str:
+    """Look a name up."""
+    return name
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"), [("predict", ["team"]), ("chain_of_thought", ["reasoning", "team"])]
+)
+def test_each_kind_builds_its_module(kind: str, outputs: list[str]) -> None:
+    program = build_module(kind, dspy_signature(RECORD))
+
+    assert list(program.predictors()[0].signature.output_fields) == outputs
+
+
+def test_react_takes_tools_and_the_others_refuse_them() -> None:
+    assert isinstance(build_module("react", dspy_signature(RECORD), [look_up]), dspy.ReAct)
+    with pytest.raises(InvalidInput, match="'react' needs tools"):
+        build_module("react", dspy_signature(RECORD))
+    with pytest.raises(InvalidInput, match="takes no tools"):
+        build_module("predict", dspy_signature(RECORD), [look_up])
+
+
+def test_a_module_remembers_how_it_was_built_through_copies() -> None:
+    program = build_module("chain_of_thought", dspy_signature(RECORD))
+    plan = plan_of(program.reset_copy())
+
+    assert plan is not None
+    assert plan.signature == RECORD
+    assert plan.build().dump_state() == program.dump_state()
+
+
+def test_a_module_of_another_make_has_no_plan() -> None:
+    assert plan_of(dspy.Predict("a -> b")) is None
+    assert plan_of(build_module("predict", dspy.Signature("a -> b"))) is None
+
+
+def test_functions_of_one_file_share_its_state(tmp_path: Path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text("seen = []\ndef add(x): seen.append(x)\ndef count(): return len(seen)\n")
+
+    load_function(file, "add")(1)
+
+    assert load_function(file, "count")() == 1
+
+
+def test_files_of_the_same_name_do_not_meet(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "words.py").write_text(f"WORD = {name!r}\n")
+        (tmp_path / name / "metric.py").write_text("import words\ndef metric(): return words.WORD")
+
+    words = [load_function(tmp_path / name / "metric.py", "metric")() for name in ("one", "two")]
+
+    assert words == ["one", "two"]
+    assert "words" not in sys.modules
+    assert str(tmp_path / "one") not in sys.path
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "metric.py"
+    file.write_text("def metric(): return 1\n")
+    before = load_function(file, "metric")()
+    file.write_text("def metric(): return 2\n")
+
+    assert (before, load_function(file, "metric")()) == (1, 2)
