@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -109,6 +109,16 @@ class MlxEngine:
         return self._worker.facts
 
     @property
+    def alive(self) -> bool:
+        """Whether a call made now would be taken."""
+        return not self._lease.released and self._worker.alive
+
+    @property
+    def running(self) -> int:
+        """Calls of this model that wait or decode, those of other engines over it among them."""
+        return self._worker.running
+
+    @property
     def async_twin(self) -> AsyncMlxEngine:
         """The engine for coroutines, over the same model."""
         return AsyncMlxEngine(self)
@@ -127,7 +137,7 @@ class MlxEngine:
         finally:
             call.leave()
 
-    def stream(self, request: bridge.Request) -> Iterator[Any]:
+    def stream(self, request: bridge.Request) -> Generator[Any, None, None]:
         """Answer a request with events as they come. Closing the iterator frees the row."""
         inbox: SimpleQueue[Message] = SimpleQueue()
         call = self.prepare(request, inbox.put, streaming=True)
@@ -272,7 +282,7 @@ class RunningCall:
         """The whole answer, from the one message of a call that does not stream."""
         return self.translator.response(self._answer(self._finished(message)))
 
-    def events(self, message: Message) -> Iterator[Any]:
+    def events(self, message: Message) -> Generator[Any, None, None]:
         """The events of a message."""
         if not isinstance(message, Finished | Failed):
             event = self.translator.delta(message)
@@ -341,7 +351,7 @@ class AsyncMlxEngine:
         finally:
             call.leave()
 
-    async def stream(self, request: bridge.Request) -> AsyncIterator[Any]:
+    async def stream(self, request: bridge.Request) -> AsyncGenerator[Any, None]:
         """Answer a request with events as they come. Closing the iterator frees the row."""
         inbox, sink = _mailbox()
         call = await asyncio.to_thread(self._engine.prepare, request, sink, True)

@@ -131,7 +131,8 @@ class OutputReader:
             kept.append(self._scores.popleft()[2])
         complete = True
         while drop_to is not None and self._scores and self._scores[0][0] < drop_to:
-            complete = complete and self._scores.popleft()[0] >= self._sent
+            begin, _, _ = self._scores.popleft()
+            complete = complete and begin >= self._sent
         if self._kind == "tool":
             self._call += text
             return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from dspy_toolkit.engine import bridge
@@ -54,7 +54,7 @@ class ScriptedEngine:
         """Answer a request."""
         return bridge.Translator(request.model, scored=False).response(self._run(request))
 
-    def stream(self, request: bridge.Request) -> Iterator[Any]:
+    def stream(self, request: bridge.Request) -> Generator[Any, None, None]:
         """Answer a request with events, one per line of the answer."""
         translator = bridge.Translator(request.model, scored=False)
         answer = self._run(request)
@@ -103,7 +103,7 @@ class AsyncScriptedEngine:
         """Answer a request."""
         return self._engine.complete(request)
 
-    async def stream(self, request: bridge.Request) -> AsyncIterator[Any]:
+    async def stream(self, request: bridge.Request) -> AsyncGenerator[Any, None]:
         """Answer a request with events."""
         for event in self._engine.stream(request):
             yield event

@@ -83,8 +83,8 @@ class Sequence:
     submitted: float = field(default_factory=time.perf_counter)
     first: float | None = None
 
-    def accept(self, drawn: Drawn) -> bool:
-        """Take the next token; True when the answer is complete and the caller was told."""
+    def accept(self, drawn: Drawn) -> Finished | None:
+        """Take the next token; returns what to tell the caller when the answer is complete."""
         self.first = self.first or time.perf_counter()
         self.answer.append(drawn.token)
         if drawn.token in self.eos:
@@ -94,7 +94,7 @@ class Sequence:
             return self._end("stop")
         if len(self.answer) >= self.max_tokens:
             return self._end("length")
-        return False
+        return None
 
     def fail(self, error: BaseException) -> None:
         """Tell the caller that no answer will come."""
@@ -106,19 +106,14 @@ class Sequence:
             for piece in pieces:
                 self.sink(piece)
 
-    def _end(self, reason: FinishReason) -> bool:
+    def _end(self, reason: FinishReason) -> Finished:
         self._send(self.reader.finish())
-        if self.reader.stopped:
-            reason = "stop"
         now = time.perf_counter()
-        self.sink(
-            Finished(
-                reason=reason,
-                pieces=tuple(self.pieces),
-                prompt_tokens=len(self.prompt),
-                output_tokens=len(self.answer),
-                seconds_to_first=(self.first or now) - self.submitted,
-                seconds=now - self.submitted,
-            )
+        return Finished(
+            reason="stop" if self.reader.stopped else reason,
+            pieces=tuple(self.pieces),
+            prompt_tokens=len(self.prompt),
+            output_tokens=len(self.answer),
+            seconds_to_first=(self.first or now) - self.submitted,
+            seconds=now - self.submitted,
         )
-        return True

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-from dspy_toolkit.engine.sequence import Drawn, Sequence
+from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Worker(Generic[Facts]):
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._process = os.getpid()
+        self._serving: _Serving | None = None
         ready: SimpleQueue[tuple[Facts] | BaseException] = SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, args=(load, ready), name=f"dspy-tk engine {name}", daemon=True
@@ -75,6 +76,11 @@ class Worker(Generic[Facts]):
     def alive(self) -> bool:
         """Whether a call made now would be taken."""
         return self._reason is None and self._process == os.getpid()
+
+    @property
+    def running(self) -> int:
+        """Calls the thread holds, waiting or decoding; those it has not heard of are left out."""
+        return 0 if self._serving is None else self._serving.held
 
     def submit(self, sequence: Sequence) -> None:
         """Hand a sequence over; its sink hears the end.
@@ -109,12 +115,12 @@ class Worker(Generic[Facts]):
     ) -> None:
         try:
             facts, batch = load()
+            serving = self._serving = _Serving(self._inbox, batch)
         except BaseException as error:  # noqa: BLE001 - raised again on the thread that waits
             self._reason = f"the model did not load: {error}"
             ready.put(error)
             return
         ready.put((facts,))
-        serving = _Serving(self._inbox, batch)
         try:
             serving.run()
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear why
@@ -134,6 +140,11 @@ class _Serving:
         self._batch = batch
         self._waiting: deque[Sequence] = deque()
         self._suspects: deque[Sequence] = deque()
+
+    @property
+    def held(self) -> int:
+        """Sequences without an answer."""
+        return len(self._batch.rows) + len(self._suspects) + len(self._waiting)
 
     def run(self) -> None:
         """Take, admit, step, hand back, until told to end."""
@@ -190,13 +201,14 @@ class _Serving:
                 sequence.fail(error)
 
     def _accept(self, sequence: Sequence, token: Drawn) -> None:
+        end: Finished | Failed | None
         try:
-            done = sequence.accept(token)
+            end = sequence.accept(token)
         except Exception as error:  # noqa: BLE001 - a bad row fails its own caller
-            sequence.fail(error)
-            done = True
-        if done:
+            end = Failed(error)
+        if end is not None:
             self._batch.remove(sequence)
+            sequence.sink(end)
 
     def _isolate(self, error: Exception) -> None:
         """After a failed step, run its rows again one by one: the one at fault fails alone."""
