@@ -1,0 +1,149 @@
+"""Scoring a program on examples, in threads, without losing one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+import dspy
+
+from dspy_toolkit.compiler.dspy_scope import patient_executor
+from dspy_toolkit.compiler.statistics import Interval, mean_interval
+from dspy_toolkit.errors import EngineError, ToolkitError
+from dspy_toolkit.programs.calls import Stopped
+from dspy_toolkit.programs.metrics import Metric, MetricError
+
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One example's result.
+
+    Attributes:
+        score: in [0, 1]; 0 when the program failed.
+        error: why it failed, in one line, or None.
+        unreadable: whether the failure is an answer that could not be read, rather than none.
+    """
+
+    score: float
+    error: str | None = None
+    unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a program, one outcome an example, in the examples' order."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return len(self.outcomes)
+
+    @property
+    def scores(self) -> list[float]:
+        """Every example's score."""
+        return [outcome.score for outcome in self.outcomes]
+
+    @cached_property
+    def score(self) -> float:
+        """Mean score in [0, 1]."""
+        return fmean(self.scores)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """95 % confidence interval of the score."""
+        return mean_interval(self.scores)
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """Outcomes of examples on which the program failed."""
+        return [outcome for outcome in self.outcomes if outcome.error is not None]
+
+
+def evaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    metric: Metric,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a program. The language model is the one of the surrounding `dspy.context`.
+
+    An example on which the program fails scores 0 and keeps the reason.
+
+    Args:
+        program: takes the examples' inputs.
+        examples: at least one.
+        metric: scores answers.
+        threads: examples in work at once.
+        progress: told the number done and their mean score, from any thread, in order.
+
+    Raises:
+        MetricError: the metric is at fault; the first such error ends the evaluation.
+        EngineError: the program failed on every example without a single answer to read.
+    """
+    board = _Board(progress)
+
+    def judged(example: dspy.Example) -> Outcome:
+        board.check()
+        try:
+            outcome = Outcome(float(metric(example, program(**example.inputs()))))
+        except MetricError as error:
+            board.stop(error)
+            raise Stopped(error) from error
+        except Exception as error:  # noqa: BLE001  # programs and engines may raise anything
+            outcome = Outcome(0.0, _reason(error), isinstance(error, dspy.AdapterParseError))
+        board.add(outcome)
+        return outcome
+
+    try:
+        outcomes = patient_executor(threads).execute(judged, list(examples))
+    except Stopped as stopped:
+        raise stopped.error from stopped.error.__cause__
+    evaluation = Evaluation(tuple(outcomes))
+    _refuse_silence(evaluation)
+    return evaluation
+
+
+class _Board:
+    """What the threads of one evaluation share."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._lock = threading.Lock()
+        self._progress = progress
+        self._done = 0
+        self._sum = 0.0
+        self._error: ToolkitError | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._done += 1
+            self._sum += outcome.score
+            if self._progress is not None:
+                self._progress(self._done, self._sum / self._done)
+
+    def stop(self, error: ToolkitError) -> None:
+        with self._lock:
+            self._error = self._error or error
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise Stopped(self._error)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _refuse_silence(evaluation: Evaluation) -> None:
+    failures = evaluation.failures
+    if len(failures) == evaluation.n and not any(outcome.unreadable for outcome in failures):
+        raise EngineError(f"the program failed on every example; the first: {failures[0].error}")

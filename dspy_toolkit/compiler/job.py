@@ -1,0 +1,224 @@
+"""One compile run, step by step: baseline, optimize, test, save, report."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from dspy_toolkit.compiler.dspy_scope import corrected
+from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
+from dspy_toolkit.compiler.optimizers import Optimizer, Work, shuffled
+from dspy_toolkit.compiler.record import RunRecord, recorded
+from dspy_toolkit.compiler.report import data_facts, scores, versions
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.programs.artifact import Artifact, load_artifact, save_artifact
+from dspy_toolkit.programs.cache import under
+from dspy_toolkit.programs.calls import CallTally, Stopped, counted
+from dspy_toolkit.programs.data import Data
+from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.metrics import Metric, MetricError
+from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.store.files import new_folder, storage_errors
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, settled.
+
+    Attributes:
+        name: of the task.
+        plan: how the artifact's program is built again.
+        program: the bare program; not changed.
+        metric: scores answers.
+        data: train and validation for the optimizer, test for the two scores.
+        format: prompt format.
+        optimizer, options: what to do, with every option's value.
+        lm: the model, already with the run's seed.
+        seed: of the training examples' order and of sampling.
+        threads: examples in work at once.
+    """
+
+    name: str
+    plan: ModulePlan
+    program: dspy.Module
+    metric: Metric
+    data: Data
+    format: str
+    optimizer: Optimizer
+    options: Mapping[str, Any]
+    lm: LocalLM
+    seed: int
+    threads: int
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+        return self.lm.source.reference if self.lm.source else str(self.lm.model)
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a run gives.
+
+    Attributes:
+        report: as in `report.json`; see `report.schema.json` in this package.
+        folder: the run's folder.
+        artifact: the compiled program on disk.
+        program: the compiled program, without a language model set.
+    """
+
+    report: Mapping[str, Any]
+    folder: Path
+    artifact: Artifact
+    program: dspy.Module
+
+
+def execute(
+    job: Job, settings: Settings, *, fill: Callable[[Path], None], output: Path | None
+) -> CompileResult:
+    """Run a job and record it.
+
+    Args:
+        job: what to do.
+        settings: where the run lies.
+        fill: puts the task as it is now into the given folder.
+        output: where to put a copy of the artifact.
+    """
+    tally = CallTally()
+    with (
+        recorded(
+            settings,
+            task=job.name,
+            optimizer=job.optimizer.name,
+            model=job.model,
+            seed=job.seed,
+            fill=fill,
+        ) as (record, finish),
+        corrected(record.say),
+        dspy.context(lm=job.lm, adapter=prompt_format(job.format), num_threads=job.threads),
+        counted(tally),
+        under(settings),
+    ):
+        try:
+            baseline = _score(job, record, "baseline", job.program)
+            program, candidates = _optimize(job, record, tally)
+            compiled = _score(job, record, "test", program)
+        except KeyboardInterrupt:
+            # Threads still at work end at their next call.
+            tally.stop(ToolkitError("the run was interrupted"))
+            raise
+        except Stopped as stopped:
+            raise stopped.error from stopped.error.__cause__
+        report = {
+            "run": record.run,
+            "task": job.name,
+            "signature": job.plan.signature and job.plan.signature.reference,
+            "optimizer": job.optimizer.name,
+            "model": job.model,
+            "seed": job.seed,
+            **scores(baseline, compiled),
+            "calls": {"made": tally.calls.made, "cached": tally.calls.cached},
+            "candidates": candidates,
+            **_facts(job, record),
+        }
+        artifact = _save(job, record, program, report, output)
+        report |= {"artifact": str(artifact.folder), "seconds": round(record.seconds, 3)}
+        finish(report)
+    return CompileResult(report, record.folder, artifact, program)
+
+
+def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Evaluation:
+    examples = job.data.test.examples
+    advance = record.phase(phase, len(examples))
+    return evaluate(program, examples, job.metric, threads=job.threads, progress=advance)
+
+
+def _optimize(job: Job, record: RunRecord, tally: CallTally) -> tuple[dspy.Module, list[float]]:
+    train, validation = list(job.data.train.examples), list(job.data.validation.examples)
+    total = job.optimizer.evaluations(job.options, len(train), len(validation))
+    watch = _Watch(job.metric, tally, record.phase("optimize", total))
+    work = Work(shuffled(train, job.seed), validation, watch, job.threads)
+    with dspy.context(callbacks=[*dspy.settings.callbacks, watch.candidates]):
+        program = job.optimizer.compile(job.program, work, job.options)
+    # DSPy hangs every candidate, with all its scores, onto the winner.
+    vars(program).pop("candidate_programs", None)
+    return program, watch.candidates.scores
+
+
+class _Candidates(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
+    """Hears the score of each candidate that an optimizer evaluates."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+
+    def on_evaluate_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
+        if outputs is not None:
+            self.scores.append(round(float(outputs.score) / 100, 6))
+
+
+class _Watch:
+    """The metric as an optimizer calls it: counts examples, and ends the run if it is at fault."""
+
+    def __init__(
+        self, metric: Metric, tally: CallTally, advance: Callable[[int, float | None], None]
+    ) -> None:
+        self._metric = metric
+        self._tally = tally
+        self._advance = advance
+        self._lock = threading.Lock()
+        self._done = 0
+        self.candidates = _Candidates()
+
+    def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float | bool:
+        try:
+            score = self._metric(example, prediction, trace)
+        except MetricError as error:
+            self._tally.stop(error)
+            raise Stopped(error) from error
+        if trace is None:
+            with self._lock:
+                self._done += 1
+                self._advance(self._done, max(self.candidates.scores, default=None))
+        return score
+
+
+def _facts(job: Job, record: RunRecord) -> dict[str, Any]:
+    return {
+        "optimizer_options": dict(job.options),
+        "model_string": job.lm.model,
+        "adapter": job.lm.source.adapter if job.lm.source else None,
+        "prompt_format": job.format,
+        "metric": job.metric.name,
+        "data": data_facts(job.data),
+        "versions": versions(),
+        "started_at": datetime.fromtimestamp(record.started_at, UTC).isoformat(),
+    }
+
+
+def _save(
+    job: Job, record: RunRecord, program: dspy.Module, report: dict[str, Any], output: Path | None
+) -> Artifact:
+    kept = (
+        "run", "task", "optimizer", "optimizer_options", "seed", "baseline", "compiled",
+        "difference", "metric", "prompt_format", "data", "versions", "started_at",
+    )  # fmt: skip
+    facts = {key: report[key] for key in kept}
+    facts["inputs"] = list(job.data.test.examples[0].inputs().keys())
+    artifact = save_artifact(record.folder / "artifact", program, job.plan, job.lm, facts)
+    if output is None:
+        return artifact
+    with new_folder(output.expanduser().absolute()) as place, storage_errors(output):
+        shutil.copytree(artifact.folder, place, dirs_exist_ok=True)
+    return load_artifact(output)

@@ -1,0 +1,111 @@
+"""The report of a compile run: what is in it, and the schema it is held against."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.compiler.evaluation import Evaluation
+from dspy_toolkit.compiler.statistics import paired_interval
+from dspy_toolkit.errors import IntegrityError
+from dspy_toolkit.programs.data import Data
+from dspy_toolkit.store.files import read_json, write_json
+
+FILE = "report.json"
+SUMMARY = (
+    "run", "task", "signature", "optimizer", "model", "seed", "baseline", "compiled", "calls",
+    "seconds", "artifact",
+)  # fmt: skip
+"""The keys that `dspy-tk compile --json` prints."""
+
+_PACKAGES = ("dspy-toolkit", "dspy", "mlx", "mlx-lm", "transformers", "numpy")
+
+
+def scores(baseline: Evaluation, compiled: Evaluation) -> dict[str, Any]:
+    """Both scores, their difference on the same examples, and what failed."""
+    return {
+        "baseline": _score(baseline),
+        "compiled": _score(compiled),
+        "difference": {
+            "score": round(compiled.score - baseline.score, 6),
+            "interval": _rounded(paired_interval(baseline.scores, compiled.scores)),
+        },
+        "failures": {"baseline": _failures(baseline), "compiled": _failures(compiled)},
+    }
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """Size and digest of every split."""
+    return {
+        split.name: {"n": len(split.examples), "digest": split.digest}
+        for split in (data.train, data.validation, data.test)
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the run depended on: Python, platform and the packages that shape answers."""
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Check a report and write it as `report.json`."""
+    _check(report, "the report")
+    write_json(folder / FILE, report)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read a run's report and check it.
+
+    Raises:
+        NotFound: the run has none. IntegrityError: it is damaged or does not fit the schema.
+    """
+    report = read_json(folder / FILE, "report")
+    _check(report, f"report {folder / FILE}")
+    return dict(report)
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a report that `--json` prints."""
+    return {key: report[key] for key in SUMMARY}
+
+
+def _check(report: Any, what: str) -> None:
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(files(__package__).joinpath("report.schema.json").read_text("utf-8"))
+    problems = sorted(Draft202012Validator(schema).iter_errors(report), key=lambda e: e.json_path)
+    if problems:
+        first = problems[0]
+        raise IntegrityError(f"{what} does not fit its schema: {first.json_path}: {first.message}")
+
+
+def _score(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "score": round(evaluation.score, 6),
+        "n": evaluation.n,
+        "interval": _rounded(evaluation.interval),
+    }
+
+
+def _failures(evaluation: Evaluation) -> dict[str, Any]:
+    failures = evaluation.failures
+    return {"count": len(failures), "first": failures[0].error if failures else None}
+
+
+def _rounded(interval: tuple[float, float]) -> list[float]:
+    return [round(end, 6) for end in interval]

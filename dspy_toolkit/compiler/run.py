@@ -1,0 +1,214 @@
+"""Compile runs: baseline, optimization and final score, recorded from beginning to end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.compiler.job import CompileResult, Job, execute
+from dspy_toolkit.compiler.optimizers import DEFAULT, optimizer
+from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.data import SPLITS, Row, make_data
+from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.metrics import Metric, named_metric
+from dspy_toolkit.programs.modules import GIVEN, ModulePlan, plan_of
+from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
+from dspy_toolkit.registry.toml_text import to_toml
+from dspy_toolkit.store.files import storage_errors, write_json, write_text
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a run may choose over what its task says.
+
+    Attributes:
+        optimizer: name; None takes the task's.
+        options: options of the optimizer, laid over the task's where it is the same one.
+        model: reference of the model; None takes the task's, then the settings'.
+        adapter: folder of a fine-tune laid over the model.
+        lm: a language model made in Python, instead of `model`.
+        seed: of everything random in the run.
+        threads: examples in work at once; None takes the settings'.
+        output: where to put a copy of the artifact; must not exist yet.
+    """
+
+    optimizer: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    adapter: Path | None = None
+    lm: LocalLM | None = None
+    seed: int = 0
+    threads: int | None = None
+    output: Path | None = None
+
+
+def compile_task(
+    task: Task, options: CompileOptions | None = None, settings: Settings | None = None
+) -> CompileResult:
+    """Compile a task: score its bare program, optimize it, score the result, save it.
+
+    Both scores are on the test split, which the optimizer never sees.
+
+    Args:
+        task: from `load_task`.
+        options: what to choose over the task.
+        settings: where the run lies; read from the environment when left out.
+
+    Raises:
+        NotFound, InvalidInput, EngineError, StorageError: with what to do. The run is then
+            recorded as failed, and no artifact appears.
+        KeyboardInterrupt: the run is recorded as interrupted.
+    """
+    chosen, asked = settings or load_settings(), options or CompileOptions()
+    name = asked.optimizer or task.optimizer or DEFAULT
+    inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
+    row = optimizer(name)
+    settled = row.settle({**inherited, **asked.options})
+    _refuse_existing(asked.output)
+    lm = asked.lm or open_model(task, chosen, asked.model, asked.adapter)
+    job = Job(
+        name=task.name,
+        plan=task.plan,
+        program=task.program(),
+        metric=task.metric,
+        data=task.data,
+        format=task.format,
+        optimizer=row,
+        options=settled,
+        lm=lm.copy(seed=asked.seed),
+        seed=asked.seed,
+        threads=asked.threads or chosen.threads,
+    )
+    return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
+
+
+def compile_program(
+    program: dspy.Module,
+    *,
+    train: Sequence[dspy.Example],
+    validation: Sequence[dspy.Example],
+    test: Sequence[dspy.Example],
+    metric: str | Metric | Callable[..., Any],
+    lm: LocalLM,
+    optimizer_name: str = DEFAULT,
+    name: str = "program",
+    format: str = "chat",
+    options: CompileOptions | None = None,
+    settings: Settings | None = None,
+) -> CompileResult:
+    """Compile a program of your own with examples you have in Python.
+
+    Args:
+        program: not compiled yet; it is not changed.
+        train, validation, test: examples with their inputs set; no inputs may stand in two.
+        metric: name of a metric, or a function `(example, prediction, trace=None) -> float`.
+        lm: from `local_lm`, or a `LocalLM` over an engine.
+        optimizer_name: used where `options` names none.
+        name: what the run is called.
+        format: prompt format, see `programs.formats`.
+        options: as for tasks; its `model` and `lm` are not used.
+        settings: where the run lies.
+
+    Raises:
+        As `compile_task`. The artifact of a program that `build_module` did not make loads into
+        a new program of the same class: `artifact.program(into=MyProgram())`.
+    """
+    chosen, asked = settings or load_settings(), options or CompileOptions()
+    row = optimizer(asked.optimizer or optimizer_name)
+    settled = row.settle(asked.options)
+    _refuse_existing(asked.output)
+    splits = dict(zip(SPLITS, (train, validation, test), strict=True))
+    inputs = _inputs(splits)
+    rows = {
+        split: [Row(each.toDict(), f"{split} example {n}") for n, each in enumerate(examples)]
+        for split, examples in splits.items()
+    }
+    data = make_data(rows, inputs)
+    data = replace(
+        data,
+        **{
+            split: replace(data.split(split), examples=tuple(each))
+            for split, each in splits.items()
+        },
+    )
+    labels = tuple(train[0].labels().keys())
+    job = Job(
+        name=name,
+        plan=plan_of(program) or ModulePlan(GIVEN),
+        program=program.reset_copy(),
+        metric=_as_metric(metric, labels).located(data.locate),
+        data=data,
+        format=format,
+        optimizer=row,
+        options=settled,
+        lm=lm.copy(seed=asked.seed),
+        seed=asked.seed,
+        threads=asked.threads or chosen.threads,
+    )
+
+    def fill(place: Path) -> None:
+        for split, each in rows.items():
+            write_json(place / f"{split}.json", [row.values for row in each])
+
+    return execute(job, chosen, fill=fill, output=asked.output)
+
+
+def open_model(
+    task: Task, settings: Settings, model: str | None = None, adapter: Path | None = None
+) -> LocalLM:
+    """Open the model a task is to run on: the one named, the task's, or the settings'.
+
+    Raises:
+        InvalidInput: the task says the embedded model is too small, and no other is named.
+        NotFound, EngineError: the model cannot be opened.
+    """
+    reference = model or task.model or settings.model
+    if model is None and reference == EMBEDDED and task.needs_larger_model:
+        raise InvalidInput(
+            f"task {task.name} needs a larger model than the embedded one: "
+            f"{task.needs_larger_model}; name one with --model"
+        )
+    return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
+
+
+def _refuse_existing(output: Path | None) -> None:
+    if output is not None and output.exists():
+        raise InvalidInput(f"output {output} already exists; choose another place or remove it")
+
+
+def _copy_task(task: Task, place: Path) -> None:
+    with storage_errors(place):
+        for name in dict.fromkeys((*task.files, *task.plan.sources())):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(task.folder / name, place / name)
+    if task.signature is not None:
+        write_text(place / KEPT_SIGNATURE, to_toml(task.signature))
+
+
+def _inputs(splits: Mapping[str, Sequence[dspy.Example]]) -> tuple[str, ...]:
+    for split, examples in splits.items():
+        if not examples:
+            raise InvalidInput(f"the {split} split is empty; give at least one example")
+        for number, example in enumerate(examples):
+            if not isinstance(example, dspy.Example) or not getattr(example, "_input_keys", None):
+                raise InvalidInput(
+                    f"{split} example {number} says not what its inputs are; "
+                    "make it with dspy.Example(...).with_inputs(...)"
+                )
+    return tuple(splits["train"][0].inputs().keys())
+
+
+def _as_metric(metric: str | Metric | Callable[..., Any], labels: tuple[str, ...]) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        return named_metric(metric, labels)
+    return Metric(getattr(metric, "__name__", "metric"), metric)

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from dspy_toolkit.compiler.job import CompileResult
+from dspy_toolkit.compiler.report import SUMMARY, read_report, summary
+from dspy_toolkit.compiler.run import CompileOptions, compile_program, compile_task
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import EngineError, InvalidInput, StorageError, ToolkitError
+from dspy_toolkit.events import Event, PhaseAdvanced, PhaseStarted, RunFinished, subscribed
+from dspy_toolkit.programs.artifact import ask, load_artifact
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.metrics import MetricError
+from dspy_toolkit.programs.modules import build_module
+from dspy_toolkit.programs.signature import dspy_signature
+from dspy_toolkit.programs.task import load_task
+from dspy_toolkit.store.history import History, RunRow
+from tests.programs.tasks import TASK, chat, learner, right, rows, scripted_lm, write_task
+
+SEARCH = {"max_bootstrapped_demos": 2, "max_labeled_demos": 4, "num_candidate_programs": 1}
+SEARCHED = TASK.split("[optimizer]")[0] + (
+    '[optimizer]\nname = "bootstrap_few_shot_with_random_search"\n'
+    + "\n".join(f"{key} = {value}" for key, value in SEARCH.items())
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", threads=4)
+
+
+def compiled(
+    folder: Path, settings: Settings, lm: LocalLM | None = None, text: str = TASK, **options: Any
+) -> CompileResult:
+    task = load_task(write_task(folder, text))
+    return compile_task(task, CompileOptions(lm=lm or scripted_lm(learner), **options), settings)
+
+
+def history(settings: Settings) -> list[RunRow]:
+    book = History(settings.database)
+    found = book.latest()
+    book.close()
+    return found
+
+
+def test_a_run_measures_what_the_demonstrations_gained(tmp_path: Path, settings: Settings) -> None:
+    report = compiled(tmp_path / "routing", settings).report
+
+    assert report["baseline"]["score"] == pytest.approx(0.75)
+    assert report["compiled"]["score"] == 1.0
+    assert report["difference"]["score"] == pytest.approx(0.25)
+    assert report["difference"]["interval"][0] > 0
+    assert report["baseline"]["n"] == 12
+    assert report["calls"] == {"made": 24, "cached": 0}
+
+
+def test_the_report_holds_the_keys_promised_in_their_order(
+    tmp_path: Path, settings: Settings
+) -> None:
+    result = compiled(tmp_path / "routing", settings, seed=7)
+
+    assert tuple(summary(result.report)) == SUMMARY
+    assert result.report["signature"] == "route@1.0.0"
+    assert result.report["seed"] == 7
+    assert result.report["optimizer_options"] == {"k": 4}
+    assert read_report(result.folder) == result.report
+
+
+def test_a_run_leaves_task_logs_report_artifact_and_a_row(
+    tmp_path: Path, settings: Settings
+) -> None:
+    result = compiled(tmp_path / "routing", settings)
+    (row,) = history(settings)
+    lines = (result.folder / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+
+    assert result.folder == settings.runs / result.report["run"]
+    assert (
+        load_task(result.folder / "task").data.test.digest
+        == result.report["data"]["test"]["digest"]
+    )
+    assert (row.status, row.report) == ("finished", result.report)
+    assert "baseline: started, 12 examples" in (result.folder / "run.log").read_text()
+    assert {event["event"] for event in events} == {
+        "RunStarted",
+        "PhaseStarted",
+        "PhaseAdvanced",
+        "CallFinished",
+        "RunFinished",
+    }
+
+
+def test_the_artifact_answers_as_the_compiled_program(tmp_path: Path, settings: Settings) -> None:
+    result = compiled(tmp_path / "routing", settings)
+
+    outputs = ask(result.artifact.folder, {"text": "message 2"}, lm=scripted_lm(learner))
+
+    assert outputs == {"team": "atlas", "urgent": False}
+    assert result.artifact.manifest["compiled"] == result.report["compiled"]
+
+
+def test_the_optimizer_never_sees_a_test_example(tmp_path: Path, settings: Settings) -> None:
+    lm = scripted_lm(learner)
+    marks: list[int] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            marks.append(len(lm.engine.requests))
+
+    with subscribed(note):
+        result = compiled(tmp_path / "routing", settings, lm, SEARCHED)
+    optimizing = lm.engine.requests[marks[1] : marks[2]]
+
+    assert len(optimizing) >= 4 * 6
+    assert not any("test message" in request for request in optimizing)
+    assert result.report["candidates"] == [0.75, 1.0, 1.0, 1.0]
+
+
+def test_the_same_seed_gives_the_same_artifact(tmp_path: Path, settings: Settings) -> None:
+    programs = [
+        (compiled(tmp_path / "routing", settings, text=SEARCHED, seed=seed).artifact.folder)
+        / "program.json"
+        for seed in (3, 3, 4)
+    ]
+
+    assert programs[0].read_bytes() == programs[1].read_bytes()
+    assert programs[0].read_bytes() != programs[2].read_bytes()
+
+
+def test_phases_follow_each_other_and_count_to_their_end(
+    tmp_path: Path, settings: Settings
+) -> None:
+    events: list[Event] = []
+    with subscribed(events.append):
+        compiled(tmp_path / "routing", settings, text=SEARCHED)
+    started = [(e.phase, e.total) for e in events if isinstance(e, PhaseStarted)]
+    last = {e.phase: e.done for e in events if isinstance(e, PhaseAdvanced)}
+
+    assert started == [("baseline", 12), ("optimize", 24), ("test", 12)]
+    assert last == {"baseline": 12, "optimize": 24, "test": 12}
+    assert isinstance(events[-1], RunFinished)
+
+
+def test_nothing_is_printed(
+    tmp_path: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = compiled(tmp_path / "routing", settings, text=SEARCHED)
+
+    assert capfd.readouterr() == ("", "")
+    assert "Bootstrapped" in (result.folder / "run.log").read_text()
+
+
+def test_options_of_the_command_win_over_the_tasks(tmp_path: Path, settings: Settings) -> None:
+    same = compiled(tmp_path / "a", settings, options={"k": "2"}).report
+    other = compiled(
+        tmp_path / "b", settings, optimizer="bootstrap_few_shot", options={"max_labeled_demos": 3}
+    ).report
+
+    assert same["optimizer_options"] == {"k": 2}
+    assert other["optimizer"] == "bootstrap_few_shot"
+    assert "k" not in other["optimizer_options"]
+
+
+def test_a_copy_of_the_artifact_goes_where_it_is_wanted(tmp_path: Path, settings: Settings) -> None:
+    report = compiled(tmp_path / "routing", settings, output=tmp_path / "out").report
+
+    assert report["artifact"] == str(tmp_path / "out")
+    assert load_artifact(tmp_path / "out").manifest["run"] == report["run"]
+    assert load_artifact(settings.runs / report["run"] / "artifact")
+
+
+def test_an_output_that_exists_is_refused_before_anything_runs(
+    tmp_path: Path, settings: Settings
+) -> None:
+    (tmp_path / "out").mkdir()
+    lm = scripted_lm(learner)
+
+    with pytest.raises(InvalidInput, match="already exists"):
+        compiled(tmp_path / "routing", settings, lm, output=tmp_path / "out")
+    assert lm.engine.requests == []
+    assert not settings.runs.exists()
+
+
+def test_unknown_optimizers_and_options_leave_no_run(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(InvalidInput, match="did you mean"):
+        compiled(tmp_path / "a", settings, optimizer="labeled_fewshot")
+    with pytest.raises(InvalidInput, match="unknown key 'kk'"):
+        compiled(tmp_path / "b", settings, options={"kk": 2})
+    assert not settings.runs.exists()
+
+
+def test_a_task_for_larger_models_says_so(tmp_path: Path, settings: Settings) -> None:
+    text = TASK.replace("[metric]", 'needs_larger_model = "it must reason"\n[metric]')
+    task = load_task(write_task(tmp_path / "routing", text))
+
+    with pytest.raises(
+        InvalidInput, match=r"larger model than the embedded one: it must reason; .*--model"
+    ):
+        compile_task(task, CompileOptions(), settings)
+    assert not settings.runs.exists()
+
+
+def only_run(settings: Settings) -> tuple[RunRow, Path]:
+    (row,) = history(settings)
+    return row, settings.runs / row.id
+
+
+def test_ctrl_c_marks_the_run_and_leaves_no_artifact(tmp_path: Path, settings: Settings) -> None:
+    asked: list[str] = []
+
+    def answer(request: str) -> str:
+        asked.append(request)
+        if len(asked) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return right(request)
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(tmp_path / "routing", settings, scripted_lm(answer), SEARCHED)
+    row, folder = only_run(settings)
+
+    assert row.status == "interrupted"
+    assert "interrupted" in (folder / "run.log").read_text().splitlines()[-1]
+    assert not (folder / "artifact").exists()
+    assert not (folder / "report.json").exists()
+
+
+def test_a_metric_at_fault_inside_an_optimizer_ends_the_run(
+    tmp_path: Path, settings: Settings
+) -> None:
+    text = SEARCHED.replace('name = "per_field"', 'file = "metric.py"')
+    folder = write_task(tmp_path / "routing", text)
+    (folder / "metric.py").write_text(
+        "def metric(example, prediction, trace=None):\n"
+        "    return 2.0 if example.text == 'validation message 3' else 0.5\n"
+    )
+    lm = scripted_lm(learner)
+
+    with pytest.raises(MetricError, match=r"returned 2\.0 on data/validation\.jsonl:4"):
+        compile_task(load_task(folder), CompileOptions(lm=lm), settings)
+    row, _ = only_run(settings)
+
+    assert row.status == "failed"
+    assert "validation.jsonl:4" in str(row.error)
+    assert len(lm.engine.requests) < 12 + 4 * 6
+
+
+def test_more_failures_than_dspy_allows_do_not_end_a_run(
+    tmp_path: Path, settings: Settings
+) -> None:
+    text = SEARCHED.replace("[metric]", 'format = "chat_only"\n[metric]')
+    result = compiled(tmp_path / "routing", settings, scripted_lm(lambda request: "hm"), text)
+
+    assert result.report["compiled"]["score"] == 0.0
+    assert result.report["failures"]["baseline"]["count"] == 12
+    assert "AdapterParseError" in result.report["failures"]["baseline"]["first"]
+
+
+def test_a_model_that_breaks_is_one_line_and_a_failed_run(
+    tmp_path: Path, settings: Settings
+) -> None:
+    def broken(request: str) -> str:
+        raise dspy.lm15.ServerError("out of memory")
+
+    with pytest.raises(EngineError, match="out of memory"):
+        compiled(tmp_path / "routing", settings, scripted_lm(broken))
+
+    assert only_run(settings)[0].status == "failed"
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file, not a folder")
+
+    with pytest.raises(StorageError) as raised:
+        compiled(tmp_path / "routing", Settings(home=tmp_path / "home"))
+    assert "\n" not in str(raised.value)
+
+
+def test_two_runs_at_once_keep_their_counts_apart(tmp_path: Path, settings: Settings) -> None:
+    def run(name: str) -> CompileResult:
+        return compiled(tmp_path / name, settings, text=SEARCHED)
+
+    History(settings.database).close()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run, ["a", "b"]))
+
+    assert [result.report["calls"]["made"] for result in results] == [
+        results[0].report["calls"]["made"]
+    ] * 2
+    assert {row.status for row in history(settings)} == {"finished"}
+    assert len(history(settings)) == 2
+
+
+def examples(split: str, count: int) -> list[dspy.Example]:
+    return [dspy.Example(**row).with_inputs("text") for row in rows(split, count)]
+
+
+def test_a_program_of_ones_own_is_compiled_in_python(tmp_path: Path, settings: Settings) -> None:
+    record = load_task(write_task(tmp_path / "routing")).signature
+    assert record is not None
+    program = build_module("predict", dspy_signature(record))
+
+    result = compile_program(
+        program,
+        train=examples("train", 8),
+        validation=examples("validation", 6),
+        test=examples("test", 12),
+        metric="exact",
+        lm=scripted_lm(learner),
+        optimizer_name="labeled_few_shot",
+        settings=settings,
+    )
+
+    assert result.report["compiled"]["score"] == 1.0
+    assert program.demos == []
+    assert ask(result.artifact.folder, {"text": "message 3"}, lm=scripted_lm(learner)) == {
+        "team": "comet",
+        "urgent": True,
+    }
+
+
+def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        return float(prediction.team == example.team)
+
+    class Own(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = dspy.Predict("text: str -> team: str")
+
+        def forward(self, text: str) -> dspy.Prediction:
+            return self.step(text=text)
+
+    result = compile_program(
+        Own(),
+        train=examples("train", 8),
+        validation=examples("validation", 6),
+        test=examples("test", 12),
+        metric=metric,
+        lm=scripted_lm(lambda request: chat(team="atlas")),
+        optimizer_name="labeled_few_shot",
+        name="own",
+        settings=settings,
+    )
+    lm = scripted_lm(lambda request: chat(team="atlas"))
+    loaded = result.artifact.program(lm, into=Own())
+
+    assert (result.report["metric"], result.report["signature"]) == ("metric", None)
+    assert result.report["compiled"]["score"] == 0.5
+    assert loaded.step.demos == [demo.toDict() for demo in result.program.step.demos]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": []}, "the test split is empty"),
+        ({"train": [dspy.Example(text="x", team="y")]}, "train example 0 says not what its inputs"),
+        ({"test": examples("train", 2)}, "test example 0 has the same inputs as train example 0"),
+        ({"metric": "exct"}, "did you mean 'exact'"),
+    ],
+)
+def test_bad_examples_in_python_are_named(
+    settings: Settings, change: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {
+        "train": examples("train", 4),
+        "validation": examples("validation", 4),
+        "test": examples("test", 4),
+        "metric": "exact",
+        "lm": scripted_lm(learner),
+        "settings": settings,
+    }
+
+    with pytest.raises(ToolkitError, match=message):
+        compile_program(dspy.Predict("text -> team, urgent"), **{**given, **change})
