@@ -1,0 +1,93 @@
+"""`dspy-tk compile`: optimize a task's program and show what it gained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dspy_toolkit.cli.output import out_json, say, table
+from dspy_toolkit.cli.progress import live_progress
+from dspy_toolkit.cli.scores import between, calls, percent, points
+from dspy_toolkit.errors import InvalidInput
+
+
+def compile_command(
+    task: Annotated[Path, typer.Argument(help="A folder that holds a task.toml.")],
+    optimizer: Annotated[
+        str | None, typer.Option(help="What to optimize with; see docs/tasks.md.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="embedded, a model folder, or a hub id.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A fine-tune of the model, made by mlx-lm.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random in the run.")] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of the optimizer, as KEY=VALUE; may be repeated."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Put a copy of the artifact into this new folder.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Optimize a task's program and score it before and after on held-out test examples.
+
+    Example: dspy-tk compile examples/ticket_triage --seed 1
+    """
+    from dspy_toolkit.compiler.report import summary
+    from dspy_toolkit.compiler.run import CompileOptions, compile_task
+    from dspy_toolkit.programs.task import load_task
+
+    options = CompileOptions(
+        optimizer=optimizer,
+        options=_pairs(option or []),
+        model=model,
+        adapter=adapter,
+        seed=seed,
+        threads=threads,
+        output=output,
+    )
+    with nullcontext() if json else live_progress():
+        report = compile_task(load_task(task), options).report
+    if json:
+        out_json(summary(report))
+        return
+    _show(report)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInput(f"--option {text!r} is no pair; write --option key=value")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    before, after, gain = report["baseline"], report["compiled"], report["difference"]
+    table(
+        f"{report['task']} on {report['model']}, {after['n']} held-out test examples",
+        ("", "result", "95 % interval"),
+        (
+            ("score before", percent(before["score"]), between(before["interval"])),
+            ("score after", percent(after["score"]), between(after["interval"])),
+            ("difference", points(gain["score"]), between(gain["interval"], signed=True)),
+            ("model calls", calls(report["calls"]), ""),
+            ("seconds", f"{report['seconds']:.1f}", ""),
+            ("artifact", report["artifact"], ""),
+        ),
+    )
+    for phase, name in (("baseline", "before"), ("compiled", "after")):
+        failed = report["failures"][phase]
+        if failed["count"]:
+            say(f"{name}: {failed['count']} answers could not be used; first: {failed['first']}")
+    say(f"use it: dspy-tk run {report['artifact']} --input '{{...}}'")
