@@ -87,6 +87,138 @@ class RunFinished(Event):
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptFinished(Event):
+    """A guarded engine was asked once. `first_token_s` is known where tokens were watched.
+
+    `error` is the kind of failure, None for a good answer, "cancelled" for a caller that left.
+    """
+
+    engine: str
+    seconds: float
+    error: str | None
+    first_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRetried(Event):
+    """An engine failed with an error that may pass and is asked again after `wait_s`."""
+
+    engine: str
+    attempt: int
+    wait_s: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackUsed(Event):
+    """One engine gave no answer, so the next one is asked."""
+
+    engine: str
+    fallback: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallShed(Event):
+    """A call was refused before it reached its engine.
+
+    `reason` is "circuit_open", "full", "queue_timeout" or "deadline".
+    """
+
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimedOut(Event):
+    """An attempt was given up on.
+
+    `limit` is "first_token", "between_tokens", "whole" or "deadline".
+    """
+
+    engine: str
+    limit: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LateAnswerDropped(Event):
+    """An attempt that was given up on has ended at last; its place is free again."""
+
+    engine: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged(Event):
+    """A circuit went from one of "closed", "open", "half-open" to another."""
+
+    engine: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStateLost(Event):
+    """A circuit's state could not be kept or read; it goes on in memory alone."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStepped(Event):
+    """A training step is done.
+
+    `loss` is the mean since the last point of the curve, in nats a token for a language model.
+    """
+
+    run: str
+    step: int
+    steps: int
+    loss: float
+    tokens_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEvaluated(Event):
+    """A model in training was evaluated on its validation data."""
+
+    run: str
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """A checkpoint is whole and on disk."""
+
+    run: str
+    step: int
+    path: str
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDamaged(Event):
+    """A checkpoint does not match its digests; it was set aside and an older one is used."""
+
+    run: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Event):
+    """A run that had stopped goes on from a step."""
+
+    run: str
+    step: int
+
+
 Handler = Callable[[Event], None]
 
 _lock = threading.Lock()

@@ -1,0 +1,135 @@
+"""Training examples in JSON Lines: conversations, and prompts with their completions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
+from dspy_toolkit.store.files import read_text
+
+_ROLES = ("system", "user", "assistant")
+_SHOWN = 60
+
+
+class InvalidExample(InvalidInput):
+    """A line of a data file is no training example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation with at least one answer of the assistant, which comes last.
+
+    `place` says where it was read, as `file:line`.
+    """
+
+    turns: tuple[Turn, ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A text and how it goes on, outside any chat template."""
+
+    prompt: str
+    completion: str
+    place: str
+
+
+Example = Chat | Completion
+
+
+def read_examples(files: Iterable[Path]) -> list[Example]:
+    """Read data files. Empty lines are passed over.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidExample: a line is not JSON, is no example, or has no answer; or a file is empty.
+    """
+    found: list[Example] = []
+    for file in files:
+        lines = read_text(file, "data file").split("\n")
+        before = len(found)
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                found.append(_parse(line, f"{file}:{number}"))
+        if len(found) == before:
+            raise InvalidExample(f"data file {file} is empty; give one JSON object a line")
+    return found
+
+
+def example_from(value: Any, place: str) -> Example:
+    """Make an example of a JSON value: `{"messages": [...]}` or `{"prompt", "completion"}`.
+
+    Raises:
+        InvalidExample: it is neither, or has no answer.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidExample(f"{place}: must be an object, got {_shown(value)}")
+    if "messages" in value:
+        reject_unknown_keys(value, ("messages",), place)
+        return Chat(_turns(value["messages"], place), place)
+    if "prompt" in value or "completion" in value:
+        reject_unknown_keys(value, ("prompt", "completion"), place)
+        prompt, completion = (_text(value, key, place) for key in ("prompt", "completion"))
+        if not completion.strip():
+            raise InvalidExample(f"{place}: completion is empty, so there is no answer to learn")
+        return Completion(prompt, completion, place)
+    raise InvalidExample(
+        f'{place}: must have "messages", or "prompt" and "completion"; '
+        f"it has {', '.join(map(repr, value)) or 'no keys'}"
+    )
+
+
+def _parse(line: str, place: str) -> Example:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidExample(
+            f"{place}: not JSON (column {error.colno}: {error.msg}); give one object a line"
+        ) from None
+    return example_from(value, place)
+
+
+def _turns(messages: Any, place: str) -> tuple[Turn, ...]:
+    if not isinstance(messages, list | tuple) or not messages:
+        raise InvalidExample(f"{place}: messages must be a list of turns, got {_shown(messages)}")
+    turns = tuple(_turn(message, f"{place}, message {i}") for i, message in enumerate(messages, 1))
+    if turns[-1].role != "assistant" or not turns[-1].content.strip():
+        raise InvalidExample(
+            f"{place}: the last message must be the assistant's answer, "
+            f"got {turns[-1].role!r} with {_shown(turns[-1].content)}"
+        )
+    return turns
+
+
+def _turn(message: Any, place: str) -> Turn:
+    if not isinstance(message, Mapping):
+        raise InvalidExample(f"{place}: must be an object, got {_shown(message)}")
+    reject_unknown_keys(message, ("role", "content"), place)
+    role = message.get("role")
+    if role not in _ROLES:
+        raise InvalidExample(f"{place}: role must be one of {', '.join(_ROLES)}, got {role!r}")
+    return Turn(role, _text(message, "content", place))
+
+
+def _text(value: Mapping[str, Any], key: str, place: str) -> str:
+    if not isinstance(value.get(key), str):
+        raise InvalidExample(f"{place}: {key} must be a text, got {_shown(value.get(key))}")
+    return str(value[key])
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dspy_toolkit.errors import NotFound
+from dspy_toolkit.training.examples import Chat, Completion, InvalidExample, Turn, read_examples
+
+GOOD = '{"prompt": "2 + 2 =", "completion": " 4"}'
+
+
+def test_both_kinds_are_read_with_their_places(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    chat = (
+        '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}'
+    )
+    file.write_text(f"{GOOD}\n\n{chat}\n")
+
+    read = read_examples([file])
+
+    assert read == [
+        Completion("2 + 2 =", " 4", f"{file}:1"),
+        Chat((Turn("user", "hi"), Turn("assistant", "yo")), f"{file}:3"),
+    ]
+
+
+BAD_LINES = [
+    ("{", r"not JSON \(column 2"),
+    ("[1]", r"must be an object, got \[1\]"),
+    ("{}", "it has no keys"),
+    ('{"text": "x"}', 'must have "messages", or "prompt" and "completion"; it has \'text\''),
+    ('{"prompt": "x"}', "completion must be a text, got None"),
+    ('{"prompt": "x", "completion": " "}', "completion is empty"),
+    ('{"prompt": 1, "completion": "y"}', "prompt must be a text, got 1"),
+    ('{"prompt": "x", "completon": "y"}', "did you mean 'completion'"),
+    ('{"messages": []}', "must be a list of turns"),
+    ('{"messages": ["x"]}', "message 1: must be an object"),
+    ('{"messages": [{"role": "bot", "content": "x"}]}', "role must be one of"),
+    ('{"messages": [{"role": "user"}]}', "message 1: content must be a text"),
+    ('{"messages": [{"role": "user", "content": "x"}]}', "must be the assistant's answer"),
+    ('{"messages": [{"role": "assistant", "content": ""}]}', "must be the assistant's answer"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), BAD_LINES)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, says: str) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(f"{GOOD}\n{line}\n")
+
+    with pytest.raises((InvalidExample, InvalidExample.__mro__[1]), match=says) as caught:
+        read_examples([file])
+
+    assert str(caught.value).startswith(f"{file}:2")
+
+
+def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n\n")
+
+    with pytest.raises(InvalidExample, match="is empty"):
+        read_examples([empty])
+    with pytest.raises(NotFound, match="does not exist"):
+        read_examples([tmp_path / "none.jsonl"])
