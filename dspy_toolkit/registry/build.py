@@ -94,18 +94,17 @@ class _Builder:
     def _with_values(self, record: SignatureRecord) -> SignatureRecord:
         """Add examples and migration, judged by the fields that are sound."""
         examples = without_none(self._tables.get("examples", []))
-        shapes = list(example_problems(examples, None))
-        self.problems.extend(shapes)
         if any(each.path[:1] == ("objects",) for each in self.problems):
+            self.problems.extend(example_problems(examples, None))
             return record
         names = {name for side in ("inputs", "outputs") for name in self._names(side)}
-        sound = {each.name for each in (*record.inputs, *record.outputs)}
-        values = () if shapes else tuple(example_problems(examples, record))
+        unsound = names - {each.name for each in (*record.inputs, *record.outputs)}
+        found = tuple(example_problems(examples, record))
+        self.problems.extend(each for each in found if each.path[-1] not in unsound)
         migration, carried = read_migration(self._tables.get("migration"), record, names)
-        self.problems.extend(
-            each for each in values if each.path[-1] in sound or each.path[-1] not in names
-        )
         self.problems.extend(carried)
+        if self.problems:
+            return record
         return replace(record, examples=tuple(examples), migration=migration)
 
     def _names(self, side: str) -> tuple[str, ...]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dspy_toolkit.errors import nearest
-from dspy_toolkit.registry.record import Migration, SignatureRecord, version_key
+from dspy_toolkit.registry.field_types import ListOf, render_type, required
+from dspy_toolkit.registry.record import (
+    FieldRecord,
+    Migration,
+    SignatureRecord,
+    version_key,
+)
 from dspy_toolkit.registry.rules import VERSION, Path, Problem
 from dspy_toolkit.registry.values import Scope, value_problems
 
@@ -15,15 +22,15 @@ _MIGRATION_KEYS = ("from", "renames", "defaults", "values")
 
 
 def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[Problem]:
-    """What is wrong with the examples: without a record their shape, with one their values."""
+    """What is wrong with the examples: their shape, and with a record their values too."""
     if not isinstance(examples, list):
-        if record is None:
-            yield Problem(("examples",), "examples must be a list", "write [[examples]] above each")
+        yield Problem(("examples",), "examples must be a list", "write [[examples]] above each")
         return
     for index, example in enumerate(examples):
         path: Path = ("examples", index)
-        if record is None:
-            yield from _shape(path, example)
+        shape = tuple(_shape(path, example))
+        yield from shape
+        if record is None or shape:
             continue
         for side in _SIDES:
             for problem in value_problems(record, side, example[side]):
@@ -115,16 +122,31 @@ def _names(tables: Mapping[str, Any], names: Collection[str]) -> Iterator[Proble
 def _values(tables: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
     for name, value in tables["defaults"].items():
         yield from _value(record, ("migration", "defaults", name), name, value)
+    items = _of_items(record)
     for name, table in tables["values"].items():
         if not isinstance(table, Mapping):
             fix = f"write [migration.values.{name}] with old = new"
             yield Problem(("migration", "values", name), "values must be a table", fix)
             continue
         for old, value in table.items():
-            yield from _value(record, ("migration", "values", name, old), name, value)
+            yield from _value(items, ("migration", "values", name, old), name, value)
 
 
 def _value(record: SignatureRecord, path: Path, name: str, value: Any) -> Iterator[Problem]:
     for problem in value_problems(record, "all", {name: value}):
         if problem.field == name and not problem.what.endswith("not in the signature"):
             yield Problem(path, problem.what, problem.fix)
+
+
+def _of_items(record: SignatureRecord) -> SignatureRecord:
+    """The record with the type of its items for each list: that is what `values` replace."""
+    return replace(
+        record,
+        inputs=tuple(map(_of_item, record.inputs)),
+        outputs=tuple(map(_of_item, record.outputs)),
+    )
+
+
+def _of_item(field: FieldRecord) -> FieldRecord:
+    kind = required(field.parsed)
+    return FieldRecord(field.name, render_type(kind.item)) if isinstance(kind, ListOf) else field

@@ -175,7 +175,7 @@ class _ClassReader:
             return ListOf(self._type(arguments[0]))
         if origin is dict:
             key = self._type(arguments[0])
-            if isinstance(key, Scalar | LiteralOf):
+            if isinstance(key, Scalar | LiteralOf) and _holds_texts(key):
                 return DictOf(key, self._type(arguments[1]))
         if origin in (Union, types.UnionType):
             return union(tuple(self._type(each) for each in arguments))
@@ -202,6 +202,12 @@ class _ClassReader:
             self.objects[name] = {}
             self.objects[name].update(self.fields(model.model_fields, f"{name}."))
         return ObjectRef(name)
+
+
+def _holds_texts(key: Scalar | LiteralOf) -> bool:
+    if isinstance(key, LiteralOf):
+        return all(isinstance(option, str) for option in key.options)
+    return key.name == "str"
 
 
 def _hoisted(annotation: Any) -> tuple[Any, tuple[Any, ...]]:

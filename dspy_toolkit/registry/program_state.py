@@ -13,6 +13,7 @@ from dspy_toolkit.registry.carry import carry, field_names, migration_between
 from dspy_toolkit.registry.record import SignatureRecord
 
 _REASONING = "reasoning"
+_LONE = "the predictor"
 
 
 @dataclass
@@ -36,23 +37,26 @@ def carry_program(state: Any, versions: Sequence[SignatureRecord], where: str) -
     if not isinstance(state, dict):
         raise InvalidInput(f"{where} is no saved DSPy program; name its program.json")
     carried = CarriedProgram({})
+    # A lone predictor is saved without a name.
+    lone = _fields(state) is not None
     found = False
-    for name, part in state.items():
+    for name, part in ({_LONE: state} if lone else state).items():
         fields = _fields(part)
-        if fields is None:
-            carried.state[name] = part
-        elif matches(fields, versions[0]):
+        new = part
+        if fields is not None and matches(fields, versions[0]):
             found = True
-            carried.state[name] = _predictor(name, part, versions, carried)
-        elif touched := set(fields) & set(map(label, field_names(versions[0]))):
+            new = _predictor(name, part, versions, carried)
+        elif shared := set(fields or ()) & set(map(label, field_names(versions[0]))):
             raise InvalidInput(
-                f"{where}: predictor {name!r} uses {sorted(touched)[0]} of {versions[0].reference} "
-                f"in a way of its own; compile the program again for {versions[-1].reference}"
+                f"{where}: predictor {name!r} uses {sorted(shared)[0]!r} of "
+                f"{versions[0].reference} in a way of its own; "
+                f"compile the program again for {versions[-1].reference}"
             )
-        else:
-            carried.state[name] = part
+        carried.state.update(new if lone else {name: new})
     if not found:
-        raise InvalidInput(f"{where} holds no predictor over {versions[0].reference}")
+        raise InvalidInput(
+            f"{where} holds no predictor over {versions[0].reference}; name the right signature"
+        )
     return carried
 
 

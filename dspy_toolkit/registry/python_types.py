@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache, reduce
 from operator import or_
 from types import GenericAlias
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from dspy_toolkit.registry.field_types import (
     DictOf,
@@ -67,7 +67,7 @@ class TypeBuilder:
         kind = field.parsed
         members = kind.members if isinstance(kind, UnionOf) else (kind,)
         built = [self._constrained(member, keywords) for member in members]
-        return built[0] if len(built) == 1 else reduce(or_, built)
+        return _union(built)
 
     def _constrained(self, member: Type, keywords: dict[str, Any]) -> Any:
         from pydantic import Field
@@ -87,7 +87,7 @@ class TypeBuilder:
             case DictOf(key, value):
                 return GenericAlias(dict, (self.type(key), self.type(value)))
             case UnionOf(members):
-                return reduce(or_, (self.type(member) for member in members))
+                return _union([self.type(member) for member in members])
             case ObjectRef(name):
                 if name not in self._built:
                     self._built[name] = self.object(name, self._declared[name])
@@ -123,6 +123,15 @@ class _WithClasses(TypeBuilder):
         if not kind.arguments:
             return cls
         return cls[kind.arguments[0] if kind.name == "Code" else kind.arguments]
+
+
+def _union(members: list[Any]) -> Any:
+    if len(members) == 1:
+        return members[0]
+    # `X | Y` is cached, and to the cache Literal['a', 'b'] is Literal['b', 'a']: the order that a
+    # prompt shows would depend on what was built before.
+    uncached = getattr(Union, "_getitem", None)
+    return uncached(Union, tuple(members)) if uncached else reduce(or_, members)
 
 
 def plain_named(kind: Named) -> Any:

@@ -87,8 +87,15 @@ def check(path: Path) -> list[Defect]:
 
 def _read(text: str, path: Path) -> tuple[SignatureRecord | None, tuple[Defect, ...]]:
     try:
+        return _parsed(text, path)
+    except RecursionError:
+        return None, (Defect(path, 1, "the file is nested too deeply", "make it flatter"),)
+
+
+def _parsed(text: str, path: Path) -> tuple[SignatureRecord | None, tuple[Defect, ...]]:
+    try:
         tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return None, (_syntax(path, text, error),)
     record, problems = build(tables, path)
     problems += _place(path, tables)
@@ -98,10 +105,10 @@ def _read(text: str, path: Path) -> tuple[SignatureRecord | None, tuple[Defect, 
     return None, tuple(_defects(path, lines, problems))
 
 
-def _syntax(path: Path, text: str, error: Exception) -> Defect:
+def _syntax(path: Path, text: str, error: ValueError) -> Defect:
     found = _LINE.search(str(error))
     line = int(found[1]) if found else len(text.splitlines()) or 1
-    what = _LINE.sub("", str(error)).strip().rstrip(".") or "the file is too deeply nested"
+    what = _LINE.sub("", str(error)).strip()
     return Defect(path, line, f"the file is no valid TOML: {what}", "correct this line")
 
 

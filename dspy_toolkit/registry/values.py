@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Scope: TypeAlias = Literal["inputs", "outputs", "all"]
+_Path: TypeAlias = tuple[str | int, ...]
 
 _SHOWN = 80
 _EXPECTED = {
@@ -86,7 +87,14 @@ def value_problems(
         adapter.validate_python(dict(values))
     except ValidationError as error:
         fields = {each.name: each for each in _fields(record, scope)}
-        found = (_problem(each, fields, values) for each in error.errors(include_url=False))
+        located = [(*_locate(each, values), each) for each in error.errors(include_url=False)]
+        paths = [path for path, _, _ in located]
+        # Of the errors of a union, those that lie deepest are meant.
+        found = (
+            _problem(path, value, each, fields)
+            for path, value, each in located
+            if not any(path == other[: len(path)] != other for other in paths)
+        )
         return tuple(dict.fromkeys(found))
     return ()
 
@@ -169,13 +177,11 @@ def _fields(record: SignatureRecord, scope: Scope) -> tuple[FieldRecord, ...]:
     return record.inputs + record.outputs if scope == "all" else record.fields(scope)
 
 
-def _problem(error: Any, fields: dict[str, FieldRecord], values: Any) -> ValueProblem:
-    path, value = _locate(error["loc"], values)
-    kind, name = error["type"], str(error["loc"][0])
+def _problem(path: _Path, value: Any, error: Any, fields: dict[str, FieldRecord]) -> ValueProblem:
+    kind, name = error["type"], str(path[0])
     if kind == "missing":
-        missing = _path((*path, error["loc"][len(path)]))
-        fix = "add it" if path else f"expected {fields[name].type}"
-        return ValueProblem(name, f"field {missing} is missing", fix)
+        fix = "add it" if len(path) > 1 else f"expected {fields[name].type}"
+        return ValueProblem(name, f"field {_path(path)} is missing", fix)
     if kind == "extra_forbidden":
         fix = nearest(name, fields) if len(path) == 1 else "remove it"
         return ValueProblem(name, f"field {_path(path)} is not in the signature", fix)
@@ -188,19 +194,20 @@ def _problem(error: Any, fields: dict[str, FieldRecord], values: Any) -> ValuePr
     return ValueProblem(name, f"field {_path(path)} is {_shown(value)}", f"expected {expected}")
 
 
-def _locate(location: tuple[str | int, ...], values: Any) -> tuple[tuple[str | int, ...], Any]:
-    """Follow an error's location as far as it names keys; the rest names members of a union."""
+def _locate(error: Any, values: Any) -> tuple[_Path, Any]:
+    """The keys of an error's location, without the names of union members between them."""
     path: list[str | int] = []
-    for part in location:
+    for part in error["loc"]:
         inside = isinstance(values, Mapping) and part in values
-        if not inside and not (isinstance(values, list) and isinstance(part, int)):
-            break
-        path.append(part)
-        values = values[part]
+        if inside or (isinstance(values, list) and isinstance(part, int)):
+            path.append(part)
+            values = values[part]
+    if error["type"] == "missing":
+        path.append(error["loc"][-1])
     return tuple(path), values
 
 
-def _path(path: tuple[str | int, ...]) -> str:
+def _path(path: _Path) -> str:
     text = str(path[0]) + "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[1:]
     )

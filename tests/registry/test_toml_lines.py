@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from dspy_toolkit.registry import SignatureRecord, to_toml
 from dspy_toolkit.registry.toml_lines import Lines, Path
@@ -86,6 +86,7 @@ def _paths(value: Any, path: Path = ()) -> dict[Path, Any]:
     return found
 
 
+@settings(max_examples=25)
 @given(records)
 def test_a_value_put_on_a_line_of_its_own_is_found_there(record: SignatureRecord) -> None:
     text = to_toml(record)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import InvalidInput
@@ -14,6 +14,7 @@ from dspy_toolkit.registry.reading import read_record
 from tests.registry.strategies import built, records, tables
 
 
+@settings(max_examples=25)
 @given(records)
 def test_a_written_record_is_read_back_equal_with_the_same_digest(record: SignatureRecord) -> None:
     again = read_record(to_toml(record), Path("signature.toml"))
@@ -23,6 +24,7 @@ def test_a_written_record_is_read_back_equal_with_the_same_digest(record: Signat
     assert to_toml(again) == to_toml(record)
 
 
+@settings(max_examples=25)
 @given(tables(), st.randoms())
 def test_the_digest_does_not_depend_on_the_order_of_tables(
     content: dict[str, Any], chance: Any
