@@ -30,6 +30,8 @@ from dspy_toolkit.programs.metrics import Metric, MetricError
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.store.files import new_folder, storage_errors
 
+_PATIENCE_S = 10.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -44,6 +46,7 @@ class Job:
         format: prompt format.
         optimizer, options: what to do, with every option's value.
         lm: the model, already with the run's seed.
+        owns_model: whether the model was opened for this run alone.
         seed: of the training examples' order and of sampling.
         threads: examples in work at once.
     """
@@ -57,6 +60,7 @@ class Job:
     optimizer: Optimizer
     options: Mapping[str, Any]
     lm: LocalLM
+    owns_model: bool
     seed: int
     threads: int
 
@@ -114,8 +118,7 @@ def execute(
             program, candidates = _optimize(job, record, tally)
             compiled = _score(job, record, "test", program)
         except KeyboardInterrupt:
-            # Threads still at work end at their next call.
-            tally.stop(ToolkitError("the run was interrupted"))
+            _hurry(job, tally)
             raise
         except Stopped as stopped:
             raise stopped.error from stopped.error.__cause__
@@ -135,6 +138,14 @@ def execute(
         report |= {"artifact": str(artifact.folder), "seconds": round(record.seconds, 3)}
         finish(report)
     return CompileResult(report, record.folder, artifact, program)
+
+
+def _hurry(job: Job, tally: CallTally) -> None:
+    """End the threads that are still at work: no new calls, and those in flight break off."""
+    tally.stop(ToolkitError("the run was interrupted"))
+    if job.owns_model:
+        job.lm.engine.close()
+    tally.drain(_PATIENCE_S)
 
 
 def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Evaluation:

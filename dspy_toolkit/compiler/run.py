@@ -84,6 +84,7 @@ def compile_task(
         optimizer=row,
         options=settled,
         lm=lm.copy(seed=asked.seed),
+        owns_model=asked.lm is None,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
     )
@@ -150,6 +151,7 @@ def compile_program(
         optimizer=row,
         options=settled,
         lm=lm.copy(seed=asked.seed),
+        owns_model=False,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
     )

@@ -144,13 +144,13 @@ class Artifact:
         Raises:
             InvalidInput: a field is missing, unknown or does not fit.
         """
-        if self.signature is not None:
-            validate_values(self.signature, "inputs", values)
-            return typed_values(self.signature, dict(values))
         inputs = self.manifest["inputs"]
         for name in values:
             if name not in inputs:
                 raise InvalidInput(f"unknown input {name!r}; {nearest(name, inputs)}")
+        if self.signature is not None:
+            validate_values(self.signature, "inputs", values)
+            return typed_values(self.signature, values)
         for name in inputs:
             if name not in values:
                 raise InvalidInput(f"input {name!r} is missing; inputs: {', '.join(inputs)}")

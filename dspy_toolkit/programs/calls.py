@@ -47,8 +47,9 @@ class CallTally:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._calls = Calls()
+        self._running = 0
         self._reason: ToolkitError | None = None
 
     @property
@@ -56,21 +57,34 @@ class CallTally:
         """The numbers so far."""
         return self._calls
 
-    def count(self, *, cached: bool) -> None:
-        """Add one call."""
-        with self._lock:
+    def begin(self) -> None:
+        """A call starts. Raises `Stopped` once `stop` was called."""
+        self.check()
+        with self._changed:
+            self._running += 1
+
+    def end(self, *, cached: bool) -> None:
+        """A call that began is over."""
+        with self._changed:
             made, known = self._calls.made, self._calls.cached
             self._calls = Calls(made + (not cached), known + cached)
+            self._running -= 1
+            self._changed.notify_all()
 
     def stop(self, error: ToolkitError) -> None:
         """Make every later call fail. The first reason counts."""
-        with self._lock:
+        with self._changed:
             self._reason = self._reason or error
 
     def check(self) -> None:
         """Raise `Stopped` once `stop` was called."""
         if self._reason is not None:
             raise Stopped(self._reason)
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until no call is running, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running == 0, timeout_s)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     @contextmanager
     def _measured(self) -> Iterator[None]:
         tally = current_tally()
-        tally.check()
+        tally.begin()
         meter = _Meter(dspy.settings.usage_tracker)
         started = time.perf_counter()
         error: str | None = None
@@ -141,10 +141,12 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
                 yield
         except BaseException as problem:
             error = type(problem).__name__
+            # What broke because everything was stopped is no failure of its own.
+            tally.check()
             raise
         finally:
             cached = error is None and not meter.answered
-            tally.count(cached=cached)
+            tally.end(cached=cached)
             emit(
                 CallFinished(
                     model=self.model,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.data import SPLITS, Check, Data, Row, make_data, make_splits, read_rows
 from dspy_toolkit.programs.signature import media_files, typed_values
 from dspy_toolkit.programs.task_file import Table
@@ -86,7 +86,13 @@ def _rows(table: Table, key: str, check: Check) -> list[Row]:
 
 
 def _fits(record: SignatureRecord) -> Check:
+    known = [each.name for each in record.inputs + record.outputs]
+
     def check(values: dict[str, Any]) -> str | None:
+        # A misspelt field is missing too; its own name says more.
+        for name in values:
+            if name not in known:
+                return f"field {name!r} is not in the signature; {nearest(name, known)}"
         problems = value_problems(record, "all", values)
         return str(problems[0]) if problems else None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,3 +202,36 @@ def test_a_stopped_tally_lets_no_call_through_and_keeps_the_first_reason() -> No
 
     assert lm.engine.requests == []
     assert tally.calls == Calls()
+
+
+def test_a_call_that_breaks_because_all_was_stopped_is_not_taken_for_a_failure() -> None:
+    tally = CallTally()
+
+    def stop_and_fail(request: str) -> str:
+        tally.stop(EngineError("enough"))
+        raise lm15.ServerError("closed")
+
+    with counted(tally), pytest.raises(Stopped, match="enough"):
+        scripted_lm(stop_and_fail)("hello")
+
+
+def test_draining_waits_for_calls_in_flight() -> None:
+    tally = CallTally()
+    gate = threading.Event()
+
+    def wait(request: str) -> str:
+        gate.wait(20)
+        return "yes"
+
+    def ask() -> None:
+        with counted(tally):
+            scripted_lm(wait)("hello")
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ask)
+        tally.drain(0.0)
+        gate.set()
+        call.result()
+        tally.drain(20)
+
+    assert tally.calls == Calls(made=1)
