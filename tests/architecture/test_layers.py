@@ -15,22 +15,25 @@ LEVELS: dict[str, int] = {
     "config": 1,
     "events": 2,
     "store": 3,
-    **dict.fromkeys(("registry", "engine", "resilience", "monitoring", "costs"), 4),
-    "programs": 5,
-    **dict.fromkeys(("compiler", "compression", "training", "experiments"), 6),
-    **dict.fromkeys(("server", "deployment", "dashboard", "agents"), 7),
-    "cli": 8,
-    "__init__": 9,
+    "contract": 4,
+    **dict.fromkeys(("registry", "engine", "resilience", "monitoring", "costs"), 5),
+    "programs": 6,
+    **dict.fromkeys(("compiler", "compression", "training", "experiments"), 7),
+    **dict.fromkeys(("server", "deployment", "dashboard", "agents"), 8),
+    "cli": 9,
+    "__init__": 10,
 }
 
 ALLOWED_ROOTS: dict[str, tuple[str, ...]] = {
     "mlx": ("engine", "compression", "training"),
     "mlx_lm": ("engine", "compression", "training"),
-    "dspy": ("engine/bridge.py", "programs", "compiler"),
+    "dspy": ("contract.py", "engine/bridge.py", "programs", "compiler"),
     "typer": ("cli",),
     "rich": ("cli",),
     "click": (),
     "sqlalchemy": ("store",),
+    "pybreaker": ("resilience",),
+    "tenacity": ("resilience",),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,142 @@
+"""DSPy's engine contract in one place: the shapes of engines, requests, answers and errors.
+
+Everything below the program level that speaks of language model calls imports these names from
+here. An engine makes one attempt per call: it raises a `dspy.lm15` error and never tries again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from typing import Protocol, TypeAlias
+
+from dspy._vendor.lm15.transports import (
+    ReadTimeout,
+    StdlibTransport,
+    TransportRequest,
+    TransportResponse,
+)
+from dspy.clients.engines.lm15_engine import AsyncLM15Engine, LM15Engine
+from dspy.clients.engines.stream_guard import error_from_event
+from dspy.lm15 import (
+    RETRYABLE_ERRORS,
+    AccessPolicy,
+    AuthError,
+    CapabilityError,
+    Config,
+    ConfigurationError,
+    ContextLengthError,
+    EndpointSupport,
+    InvalidRequestError,
+    LM15Error,
+    Message,
+    NotConfiguredError,
+    OpenAIChatCompat,
+    ProviderDefinition,
+    ProviderError,
+    RateLimitError,
+    Request,
+    Response,
+    RouterConfig,
+    ServerError,
+    StreamAssemblyError,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamErrorEvent,
+    StreamStartEvent,
+    TextDelta,
+    TextPart,
+    TimeoutError,
+    Timeouts,
+    TransportError,
+    UnsupportedFeatureError,
+    UnsupportedModelError,
+    Usage,
+    materialize_response,
+    response_to_events,
+)
+
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
+
+# When whoever called the engine that runs here stops waiting, by `time.monotonic`. An engine may
+# read it to end a call whose answer nobody would hear; it never ends one earlier.
+gives_up_at: ContextVar[float] = ContextVar("dspy_toolkit_gives_up_at", default=math.inf)
+
+
+class Engine(Protocol):
+    """Answers requests for threads. `complete` and `stream` may be called from several at once."""
+
+    def complete(self, request: Request) -> Response: ...
+
+    def stream(self, request: Request) -> Iterator[StreamEvent]: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncEngine(Protocol):
+    """Answers requests for coroutines."""
+
+    async def complete(self, request: Request) -> Response: ...
+
+    def stream(self, request: Request) -> AsyncIterator[StreamEvent]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class TwinEngine(Engine, Protocol):
+    """An engine for threads that holds its counterpart for coroutines."""
+
+    @property
+    def async_twin(self) -> AsyncEngine: ...
+
+
+__all__ = [
+    "RETRYABLE_ERRORS",
+    "AccessPolicy",
+    "AsyncEngine",
+    "AsyncLM15Engine",
+    "AuthError",
+    "CapabilityError",
+    "Config",
+    "ConfigurationError",
+    "ContextLengthError",
+    "EndpointSupport",
+    "Engine",
+    "InvalidRequestError",
+    "LM15Engine",
+    "LM15Error",
+    "Message",
+    "NotConfiguredError",
+    "OpenAIChatCompat",
+    "ProviderDefinition",
+    "ProviderError",
+    "RateLimitError",
+    "ReadTimeout",
+    "Request",
+    "Response",
+    "RouterConfig",
+    "ServerError",
+    "StdlibTransport",
+    "StreamAssemblyError",
+    "StreamDeltaEvent",
+    "StreamEndEvent",
+    "StreamErrorEvent",
+    "StreamEvent",
+    "StreamStartEvent",
+    "TextDelta",
+    "TextPart",
+    "TimeoutError",
+    "Timeouts",
+    "TransportError",
+    "TransportRequest",
+    "TransportResponse",
+    "TwinEngine",
+    "UnsupportedFeatureError",
+    "UnsupportedModelError",
+    "Usage",
+    "error_from_event",
+    "gives_up_at",
+    "materialize_response",
+    "response_to_events",
+]

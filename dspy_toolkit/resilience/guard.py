@@ -1,0 +1,161 @@
+"""One engine behind its bulkhead, breaker, timeouts and load shedding: a single guarded attempt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import pybreaker
+
+from dspy_toolkit.contract import (
+    Request,
+    Response,
+    StreamEvent,
+    materialize_response,
+)
+from dspy_toolkit.events import CallShed, emit
+from dspy_toolkit.resilience.attempt import Attempt, GuardedStream
+from dspy_toolkit.resilience.breaker import Breaker
+from dspy_toolkit.resilience.call import Visit
+from dspy_toolkit.resilience.clock import Clock
+from dspy_toolkit.resilience.driver import Driver
+from dspy_toolkit.resilience.errors import (
+    DeadlineUnreachable,
+    QueueTimeout,
+    Refused,
+    RubbishAnswer,
+)
+from dspy_toolkit.resilience.gate import Gate
+from dspy_toolkit.resilience.pace import Pace
+from dspy_toolkit.resilience.policy import EnginePolicy
+from dspy_toolkit.resilience.storage import BreakerStorage
+
+E = TypeVar("E")
+Accept = Callable[[Request, Response], bool]
+
+
+class Guard:
+    """What is known and allowed of one engine, for threads and coroutines together.
+
+    Args:
+        name: of the engine.
+        storage: keeps the breaker's state.
+        listeners: pybreaker listeners.
+        accept: looks at each answer of `complete`; a refused one is a failed attempt.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: EnginePolicy,
+        clock: Clock,
+        storage: BreakerStorage | None = None,
+        listeners: Iterable[pybreaker.CircuitBreakerListener] = (),
+        accept: Accept | None = None,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.clock = clock
+        self.accept = accept
+        self.gate = Gate(name, policy.bulkhead)
+        self.pace = Pace(policy.shedding) if policy.shedding else None
+        self.breaker = (
+            Breaker(name, policy.breaker, clock, storage, listeners) if policy.breaker else None
+        )
+
+    async def complete(self, visit: Visit, driver: Driver[E], engine: E) -> Response:
+        """Ask the engine once.
+
+        Raises:
+            Refused, CallTimeout, RubbishAnswer, BrokenEngine, or the engine's own error.
+        """
+        if self.policy.timeouts.on_tokens:
+            return await self._assemble(visit, driver, engine)
+        attempt = await self._admit(visit, driver)
+        limit_s = attempt.limits.left_s(attempt.limits.started)
+        try:
+            response = await driver.complete(engine, visit.call.request, limit_s, attempt.ended)
+        except BaseException as error:  # noqa: BLE001 - counted and raised again
+            attempt.fail(error)
+        return self._accepted(response, attempt)
+
+    async def open(self, visit: Visit, driver: Driver[E], engine: E) -> GuardedStream:
+        """Open the engine's stream and read it up to its first token, or its end.
+
+        Raises:
+            As `complete`, but for RubbishAnswer.
+        """
+        attempt = await self._admit(visit, driver)
+        attempt.limits.watch_tokens()
+        limited = attempt.limits.left_s(0.0) is not None or self.policy.timeouts.on_tokens
+        feed = driver.feed(engine, visit.call.request, limited, attempt.ended)
+        stream = GuardedStream(feed, attempt)
+        await stream.reach_token()
+        return stream
+
+    async def _assemble(self, visit: Visit, driver: Driver[E], engine: E) -> Response:
+        stream = await self.open(visit, driver, engine)
+        events: list[StreamEvent] = []
+        while (event := await stream.next()) is not None:
+            events.append(event)
+        try:
+            response = materialize_response(iter(events), visit.call.request)
+        except Exception as error:  # noqa: BLE001 - counted and raised again
+            stream.attempt.fail(error)
+        return self._accepted(response, stream.attempt)
+
+    def _accepted(self, response: Response, attempt: Attempt) -> Response:
+        if not isinstance(response, Response):
+            attempt.fail(TypeError(f"it returned a {type(response).__name__}, not a Response"))
+        try:
+            good = self.accept is None or self.accept(attempt.request, response)
+        except BaseException:
+            # Whoever looks at answers failed, not the engine.
+            attempt.left("unexpected")
+            raise
+        if not good:
+            attempt.fail(RubbishAnswer(self.name, response.text))
+        attempt.succeeded()
+        return response
+
+    async def _admit(self, visit: Visit, driver: Driver[Any]) -> Attempt:
+        try:
+            if self.breaker:
+                self.breaker.check()
+            self._check_time(visit)
+            await self._take_place(visit, driver)
+            try:
+                permit = self.breaker.admit() if self.breaker else None
+            except Refused:
+                self.gate.release()
+                raise
+        except Refused as refusal:
+            emit(CallShed(self.name, refusal.reason))
+            raise refusal from visit.failure
+        visit.spend()
+        return Attempt(self, visit, permit)
+
+    def _check_time(self, visit: Visit) -> None:
+        if visit.due == math.inf:
+            return
+        now = self.clock.now()
+        expected_s = self.pace.expected_s(now) if self.pace else None
+        needed_s = 0.0 if expected_s is None else expected_s * (1.0 + self.gate.turns_ahead)
+        if visit.due - now <= needed_s:
+            raise DeadlineUnreachable(self.name, visit.due - now, needed_s)
+
+    async def _take_place(self, visit: Visit, driver: Driver[Any]) -> None:
+        ticket = self.gate.ask()
+        if ticket is None:
+            return
+        started = self.clock.now()
+        left_s = None if visit.due == math.inf else visit.due - started
+        try:
+            granted = await driver.granted(ticket, left_s)
+        except BaseException:
+            self.gate.leave(ticket)
+            raise
+        if not granted:
+            self.gate.leave(ticket)
+            raise QueueTimeout(self.name, self.clock.now() - started)

@@ -1,0 +1,152 @@
+"""Where a breaker's state lies so that it survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from dspy_toolkit.errors import IntegrityError, NotFound, StorageError, ToolkitError
+from dspy_toolkit.events import BreakerStateLost, emit
+from dspy_toolkit.store.files import read_json, write_json
+
+STATES = ("closed", "open", "half-open")
+
+
+class BreakerStorage(Protocol):
+    """What pybreaker keeps a circuit's state in; its memory and Redis storages are such."""
+
+    @property
+    def name(self) -> str: ...
+
+    state: str
+    opened_at: datetime | None
+
+    @property
+    def counter(self) -> int: ...
+
+    @property
+    def success_counter(self) -> int: ...
+
+    def increment_counter(self) -> None: ...
+
+    def reset_counter(self) -> None: ...
+
+    def increment_success_counter(self) -> None: ...
+
+    def reset_success_counter(self) -> None: ...
+
+
+class FileStorage:
+    """One circuit's state in a small JSON file, written atomically.
+
+    A change that another process makes to the file is seen at the next call. A file that cannot
+    be read or written is reported by an event and costs no call: the state is then in memory
+    only. The window of calls is not kept, and neither are pybreaker's own counters, which
+    nothing here uses.
+
+    Args:
+        path: of the file. It need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = "closed"
+        self._opened_at: datetime | None = None
+        self._seen: tuple[int, ...] | None = None
+        self._refresh()
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return str(self._path)
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+        self._refresh()
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+        self._write()
+
+    @property
+    def opened_at(self) -> datetime | None:
+        """When the circuit was opened last."""
+        return self._opened_at
+
+    @opened_at.setter
+    def opened_at(self, when: datetime) -> None:
+        self._opened_at = when
+        self._write()
+
+    @property
+    def counter(self) -> int:
+        """Always 0: the breaker's window counts."""
+        return 0
+
+    @property
+    def success_counter(self) -> int:
+        """Always 0: the breaker's window counts."""
+        return 0
+
+    def increment_counter(self) -> None:
+        """Nothing."""
+
+    def reset_counter(self) -> None:
+        """Nothing."""
+
+    def increment_success_counter(self) -> None:
+        """Nothing."""
+
+    def reset_success_counter(self) -> None:
+        """Nothing."""
+
+    def _write(self) -> None:
+        when = None if self._opened_at is None else self._opened_at.isoformat()
+        try:
+            write_json(self._path, {"state": self._state, "opened_at": when})
+        except StorageError as error:
+            emit(BreakerStateLost(str(self._path), str(error)))
+        self._seen = self._look()
+
+    def _refresh(self) -> None:
+        seen = self._look()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._state, self._opened_at = _parsed(
+                read_json(self._path, "breaker state"), self._path
+            )
+        except NotFound:
+            return
+        except ToolkitError as error:
+            emit(BreakerStateLost(str(self._path), str(error)))
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def stored_in(folder: Path) -> Callable[[str], FileStorage]:
+    """A file for each engine's breaker: `<folder>/<engine>.json`."""
+    return lambda engine: FileStorage(folder / f"{engine}.json")
+
+
+def _parsed(content: Any, path: Path) -> tuple[str, datetime | None]:
+    try:
+        state, when = content["state"], content["opened_at"]
+        if state not in STATES:
+            raise ValueError(f"state {state!r}")
+        return state, None if when is None else datetime.fromisoformat(when)
+    except (TypeError, KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"breaker state {path} is damaged ({error}); the circuit starts anew"
+        ) from None
