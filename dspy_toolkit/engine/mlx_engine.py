@@ -88,7 +88,7 @@ class MlxEngine:
     ) -> None:
         self._worker: Worker[Facts] = lease.worker
         self._lease = lease
-        self._release = weakref.finalize(self, lease.release)
+        self._forgotten = weakref.finalize(self, lease.worker.post, lease.release)
         self._reference = reference
         self._options = options
         self._chat = Chat(self._worker.facts.tokenizer, options.template)
@@ -151,7 +151,8 @@ class MlxEngine:
 
     def close(self) -> None:
         """Give the model back. Later calls fail; so do those in flight if nobody shares it."""
-        self._release()
+        self._forgotten.detach()
+        self._lease.release()
 
     def dump_state(self) -> dict[str, Any]:
         """What `load_state` needs to open the same model, as JSON."""

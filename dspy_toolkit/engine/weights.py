@@ -62,6 +62,8 @@ def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedMode
             raise _unloadable(folder, config, error) from None
         expand = expands(config, files, device)
         if expand:
+            # In the scales' own half precision the expanded weights would be rounded once more.
+            model.set_dtype(mx.float32)
             utils.dequantize_model(model)
         if adapter is not None:
             _lay_over(model, adapter)

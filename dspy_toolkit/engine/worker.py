@@ -41,6 +41,7 @@ class EngineStopped(RuntimeError):
 
 
 Facts = TypeVar("Facts")
+Inbox = SimpleQueue[Sequence | Callable[[], None] | None]
 
 
 class Worker(Generic[Facts]):
@@ -56,7 +57,7 @@ class Worker(Generic[Facts]):
     """
 
     def __init__(self, load: Callable[[], tuple[Facts, Rows]], name: str) -> None:
-        self._inbox: SimpleQueue[Sequence | None] = SimpleQueue()
+        self._inbox: Inbox = SimpleQueue()
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._process = os.getpid()
@@ -100,6 +101,14 @@ class Worker(Generic[Facts]):
         sequence.cancelled = True
         self._inbox.put(sequence)
 
+    def post(self, task: Callable[[], None]) -> None:
+        """Have the thread run a task between two steps. Takes no lock, so finalizers may call it.
+
+        The collector runs finalizers on any thread at any moment, even on one that holds a lock
+        the task needs: run in place, it would wait for itself.
+        """
+        self._inbox.put(task)
+
     def close(self) -> None:
         """End the thread and wait for it. Calls in flight fail."""
         with self._lock:
@@ -135,7 +144,7 @@ class Worker(Generic[Facts]):
 class _Serving:
     """What the thread does once the model is loaded."""
 
-    def __init__(self, inbox: SimpleQueue[Sequence | None], batch: Rows) -> None:
+    def __init__(self, inbox: Inbox, batch: Rows) -> None:
         self._inbox = inbox
         self._batch = batch
         self._waiting: deque[Sequence] = deque()
@@ -166,7 +175,7 @@ class _Serving:
         self._batch.close()
         while not self._inbox.empty():
             item = self._inbox.get()
-            if item is not None and not item.cancelled:
+            if isinstance(item, Sequence) and not item.cancelled:
                 left.append(item)
         return left
 
@@ -177,7 +186,9 @@ class _Serving:
             wait = False
             if item is None:
                 return False
-            if item.cancelled:
+            if not isinstance(item, Sequence):
+                item()
+            elif item.cancelled:
                 self._drop(item)
             else:
                 self._waiting.append(item)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_toolkit.engine.blas import candidates
+from dspy_toolkit.engine.speed import matmul_gflops, measure
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX uses the system's own")
+
+
+def fresh(code: str) -> Any:
+    """Run code in a process of its own; it prints JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def preload(setting: str, before: str = "") -> tuple[bool, str]:
+    code = (
+        f"{before}\nimport json\nfrom dspy_toolkit.engine.blas import preload_blas\n"
+        f"report = preload_blas({setting!r})\n"
+        "print(json.dumps([report.loaded, report.note]))"
+    )
+    loaded, note = fresh(code)
+    return loaded, note
+
+
+def test_it_can_be_turned_off() -> None:
+    assert preload("off") == (False, "turned off by the setting blas")
+
+
+@linux
+def test_it_is_no_use_once_mlx_is_imported() -> None:
+    loaded, note = preload("auto", before="import mlx.core")
+
+    assert not loaded
+    assert "MLX was imported before" in note
+
+
+@linux
+def test_a_missing_library_is_reported() -> None:
+    loaded, note = preload("/nowhere/libblas.so")
+
+    assert not loaded
+    assert "cannot be loaded" in note
+
+
+@linux
+def test_a_library_that_is_no_blas_is_reported() -> None:
+    import _ctypes
+
+    loaded, note = preload(_ctypes.__file__)
+
+    assert not loaded
+    assert "is no BLAS" in note
+
+
+@linux
+def test_the_first_call_decides_and_later_ones_repeat_it() -> None:
+    code = (
+        "import json\nfrom dspy_toolkit.engine.blas import preload_blas\n"
+        "first = preload_blas('off')\nimport mlx.core\n"
+        "print(json.dumps([first == preload_blas('auto'), first.loaded]))"
+    )
+
+    assert fresh(code) == [True, False]
+
+
+@linux
+@pytest.mark.skipif(not list(candidates()), reason="no fast BLAS is installed")
+def test_a_fast_blas_makes_products_several_times_faster() -> None:
+    stock, fast = measure("off"), measure("auto")
+
+    assert fast.blas.loaded
+    assert fast.gflops is not None
+    assert stock.gflops is not None
+    assert fast.gflops > 3 * stock.gflops
+
+
+def test_a_process_that_fails_to_measure_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    measured = measure("auto")
+
+    assert measured.gflops is None
+    assert "FileNotFoundError" in measured.blas.note
+
+
+def test_products_are_timed() -> None:
+    assert matmul_gflops(seconds=0.01) > 0
+
+
+def test_importing_the_engine_loads_neither_mlx_nor_dspy() -> None:
+    code = (
+        "import json, sys\nimport dspy_toolkit.engine\n"
+        "heavy = ('mlx', 'mlx_lm', 'dspy', 'transformers', 'huggingface_hub', 'numpy')\n"
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+
+    assert fresh(code) == []
+
+
+def test_a_process_may_end_without_closing_its_engine_even_while_it_generates(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import json\nfrom pathlib import Path\nfrom dspy import lm15\n"
+        "from dspy_toolkit.config import Settings\nfrom dspy_toolkit.engine import open_engine\n"
+        f"settings = Settings(home=Path({str(tmp_path)!r}))\n"
+        f"engine = open_engine({str(model_folder)!r}, settings=settings)\n"
+        "request = lm15.Request(model='m', messages=(lm15.Message.user('Hello'),))\n"
+        "stream = engine.stream(request)\nnext(stream), next(stream)\nprint(json.dumps('done'))"
+    )
+
+    assert fresh(code) == "done"
