@@ -37,7 +37,8 @@ def summary(record: SignatureRecord) -> str:
 def field_meaning(field: FieldRecord) -> str:
     """What a field says beside its name: description and constraints."""
     limits = [_CONSTRAINT_TEXT[key].format(value) for key, value in field.constraints.items()]
-    return "; ".join(part for part in (field.description, ", ".join(limits)) if part)
+    bounds = f"({', '.join(limits)})" if limits else ""
+    return " ".join(part for part in (field.description, bounds) if part)
 
 
 def _anchor(record: SignatureRecord) -> str:

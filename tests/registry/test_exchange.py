@@ -154,7 +154,7 @@ def test_the_reference_page_describes_every_part() -> None:
 
     assert "- [triage@2.0.0](#triage200): Read it." in page
     assert "> Read it. Then\n> write." in page
-    assert "| `text` | `str` | One \\| two.; length at least 1 |" in page
+    assert "| `text` | `str` | One \\| two. (length at least 1) |" in page
     assert "| Field of Line | Type | Meaning |" in page
     assert "matches `^[A-Z]`" in page
     assert "Values of 1.0.0 can be migrated" in page
