@@ -206,11 +206,11 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def _cached(notes: dict[str, str]) -> list[ModelEntry]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
         return []
     entries = []
