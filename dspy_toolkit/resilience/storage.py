@@ -79,7 +79,7 @@ class FileStorage:
         return self._opened_at
 
     @opened_at.setter
-    def opened_at(self, when: datetime) -> None:
+    def opened_at(self, when: datetime | None) -> None:
         self._opened_at = when
         self._write()
 

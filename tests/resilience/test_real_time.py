@@ -1,0 +1,283 @@
+"""Giving up on calls that do not end, with real threads, real tasks and limits of milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dspy_toolkit.contract import (
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEvent,
+    StreamStartEvent,
+    TextDelta,
+    gives_up_at,
+)
+from dspy_toolkit.events import AttemptFinished, Event, LateAnswerDropped, subscribed
+from dspy_toolkit.resilience import (
+    BulkheadPolicy,
+    EnginePolicy,
+    FixedAnswer,
+    Policy,
+    ResilientEngine,
+    RetryPolicy,
+    TimeoutPolicy,
+)
+from dspy_toolkit.resilience.errors import CallTimeout, Full
+from dspy_toolkit.resilience.workers import Workers
+from tests.resilience.conftest import PATIENCE_S, Way, ask
+
+LIMIT_S = 0.03
+# What a busy machine may add.
+SLACK_S = 2.0
+ONE = BulkheadPolicy(max_concurrent=1, max_queued=0)
+
+
+class Stuck:
+    """An engine whose calls end when they are let go, and not before, even when cancelled."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.seen_due: list[float] = []
+        self.closed = threading.Event()
+
+    def complete(self, request: Request) -> Response:
+        self.seen_due.append(gives_up_at.get())
+        self.let_go.wait(PATIENCE_S)
+        return FixedAnswer("late").answer(request)
+
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        try:
+            yield StreamStartEvent(id="x", model="m")
+            yield StreamDeltaEvent(delta=TextDelta(text="first "))
+            self.let_go.wait(PATIENCE_S)
+            yield StreamDeltaEvent(delta=TextDelta(text="second"))
+        finally:
+            self.closed.set()
+
+    def close(self) -> None:
+        self.let_go.set()
+
+    @property
+    def async_twin(self) -> StuckTwin:
+        return StuckTwin(self)
+
+
+class StuckTwin:
+    def __init__(self, stuck: Stuck) -> None:
+        self._stuck = stuck
+
+    async def complete(self, request: Request) -> Response:
+        await self._stubborn()
+        return FixedAnswer("late").answer(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        try:
+            yield StreamStartEvent(id="x", model="m")
+            yield StreamDeltaEvent(delta=TextDelta(text="first "))
+            await self._stubborn()
+        finally:
+            self._stuck.closed.set()
+
+    async def aclose(self) -> None:
+        self._stuck.let_go.set()
+
+    async def _stubborn(self) -> None:
+        while not self._stuck.let_go.is_set():
+            try:
+                await asyncio.sleep(0.001)
+            except asyncio.CancelledError:
+                pass
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    made = Stuck()
+    yield made
+    made.let_go.set()
+
+
+def guarded(stuck: Stuck, **timeouts: float) -> ResilientEngine:
+    policy = EnginePolicy(
+        bulkhead=ONE, timeouts=TimeoutPolicy(**timeouts), retry=RetryPolicy(attempts=1)
+    )
+    return ResilientEngine(Policy("local", {"local": policy}), {"local": stuck})
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    turn = threading.Event()
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        turn.wait(0.001)
+    return True
+
+
+def test_a_thread_is_back_on_time_and_the_place_is_free_when_the_call_has_really_ended(
+    stuck: Stuck, events: list[Event]
+) -> None:
+    engine = guarded(stuck, whole_s=LIMIT_S)
+    started = time.monotonic()
+    with pytest.raises(CallTimeout):
+        engine.complete(ask())
+    gone_s = time.monotonic() - started
+    with pytest.raises(Full):
+        engine.complete(ask())
+    stuck.let_go.set()
+
+    assert LIMIT_S <= gone_s < LIMIT_S + SLACK_S
+    assert until(lambda: any(isinstance(event, LateAnswerDropped) for event in events))
+    assert engine._guards["local"].gate.running == 0
+    assert [event.error for event in events if isinstance(event, AttemptFinished)] == ["timeout"]
+    assert engine.complete(ask()).text == "late"
+
+
+def test_an_engine_may_know_when_nobody_waits_any_more(stuck: Stuck) -> None:
+    engine = guarded(stuck, whole_s=LIMIT_S)
+    before = time.monotonic()
+    with pytest.raises(CallTimeout):
+        engine.complete(ask())
+
+    assert before + LIMIT_S <= stuck.seen_due[0] <= time.monotonic()
+
+
+def test_a_coroutine_is_back_on_time_though_the_engine_ignores_being_cancelled(
+    stuck: Stuck, events: list[Event]
+) -> None:
+    engine = guarded(stuck, whole_s=LIMIT_S)
+
+    async def work() -> float:
+        started = time.monotonic()
+        with pytest.raises(CallTimeout):
+            await engine.async_twin.complete(ask())
+        gone_s = time.monotonic() - started
+        with pytest.raises(Full):
+            await engine.async_twin.complete(ask())
+        stuck.let_go.set()
+        while engine._guards["local"].gate.running:
+            await asyncio.sleep(0)
+        return gone_s
+
+    gone_s = asyncio.run(asyncio.wait_for(work(), PATIENCE_S))
+
+    assert LIMIT_S <= gone_s < LIMIT_S + SLACK_S
+    assert sum(isinstance(event, LateAnswerDropped) for event in events) == 1
+
+
+def test_a_stream_that_hangs_is_closed_once_it_moves_again(stuck: Stuck, way: Way) -> None:
+    engine = guarded(stuck, first_token_s=SLACK_S, between_tokens_s=LIMIT_S)
+    heard: list[StreamEvent] = []
+    releasing = threading.Timer(4 * LIMIT_S, stuck.let_go.set)
+    releasing.start()
+    with pytest.raises(CallTimeout) as error:
+        way.stream(engine, ask(), heard)
+    releasing.join()
+
+    assert error.value.limit == "between_tokens"
+    assert [event.type for event in heard] == ["start", "delta"]
+    assert stuck.closed.wait(PATIENCE_S)
+    assert until(lambda: engine._guards["local"].gate.running == 0)
+
+
+def test_a_reader_that_leaves_a_stream_closes_it(stuck: Stuck) -> None:
+    engine = guarded(stuck, first_token_s=SLACK_S)
+    stream = engine.stream(ask())
+    next(stream)
+    next(stream)
+    stream.close()
+
+    assert stuck.closed.is_set()
+    assert engine._guards["local"].gate.running == 0
+
+
+def test_a_stream_nobody_reads_to_its_end_frees_its_place_when_forgotten(stuck: Stuck) -> None:
+    engine = guarded(stuck, first_token_s=SLACK_S)
+    stream = engine.stream(ask())
+    next(stream)
+    del stream
+
+    assert until(lambda: engine._guards["local"].gate.running == 0)
+
+
+def test_threads_wait_in_line_for_a_place() -> None:
+    calm = EnginePolicy(bulkhead=BulkheadPolicy(max_concurrent=2, max_queued=20))
+    most = 0
+    inside = 0
+    lock = threading.Lock()
+
+    class Counting(FixedAnswer):
+        def answer(self, request: Request) -> Response:
+            nonlocal most, inside
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            threading.Event().wait(0.002)
+            with lock:
+                inside -= 1
+            return super().answer(request)
+
+    engine = ResilientEngine(Policy("a", {"a": calm}, deadline_s=PATIENCE_S), {"a": Counting("x")})
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(engine.complete(ask()).text))
+        for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+
+    assert answers == ["x"] * 12
+    assert most == 2
+
+
+def test_idle_workers_are_used_again_and_end_when_unused() -> None:
+    workers = Workers(idle_s=0.02)
+    names: list[int] = []
+
+    def run() -> None:
+        done = threading.Event()
+
+        def job() -> None:
+            names.append(threading.get_ident())
+            done.set()
+
+        workers.start(job)
+
+        assert done.wait(PATIENCE_S)
+        assert until(lambda: len(workers._idle) == 1)
+
+    run()
+    run()
+
+    assert len(set(names)) == 1
+    assert until(lambda: not workers._idle)
+    run()
+
+
+def test_hundreds_of_calls_leave_no_threads_behind() -> None:
+    policy = EnginePolicy(timeouts=TimeoutPolicy(whole_s=5.0))
+    engine = ResilientEngine(Policy("a", {"a": policy}), {"a": FixedAnswer("x")})
+    engine.complete(ask())
+    before = threading.active_count()
+    for _ in range(300):
+        engine.complete(ask())
+    list(engine.stream(ask()))
+
+    assert threading.active_count() <= before
+
+
+def test_subscribers_hear_of_every_attempt_from_worker_threads_too(stuck: Stuck) -> None:
+    stuck.let_go.set()
+    heard: list[Event] = []
+    with subscribed(heard.append):
+        guarded(stuck, whole_s=5.0).complete(ask())
+
+    assert [type(event) for event in heard] == [AttemptFinished]
