@@ -17,7 +17,7 @@ from dspy_toolkit.errors import (
 
 
 def test_each_kind_of_error_has_its_own_exit_code() -> None:
-    kinds = [
+    kinds: list[type[ToolkitError]] = [
         ToolkitError,
         NotFound,
         InvalidInput,
