@@ -3,69 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from queue import SimpleQueue
 from typing import Any
 
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
-from dspy_toolkit.engine.device import Device, limit_memory
 from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
 from dspy_toolkit.engine.output import OutputReader
 from dspy_toolkit.engine.pool import Lease
+from dspy_toolkit.engine.running import RunningCall
 from dspy_toolkit.engine.sampling import Sampling
-from dspy_toolkit.engine.sequence import Failed, Finished, Message, Sequence
-from dspy_toolkit.engine.source import ModelSource, one_line
-from dspy_toolkit.engine.tools import read_calls
-from dspy_toolkit.engine.worker import EngineStopped, Rows, Worker
+from dspy_toolkit.engine.sequence import Message, Sequence
+from dspy_toolkit.engine.source import one_line
+from dspy_toolkit.engine.start import Facts
+from dspy_toolkit.engine.worker import Worker
 from dspy_toolkit.errors import IntegrityError
-from dspy_toolkit.events import GenerationFinished, emit
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What callers know of a loaded model without touching it."""
-
-    tokenizer: Any
-    eos: frozenset[int]
-    context: int | None
-    dtype: str
-    device: str
-    expanded: bool
-
-
-def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
-    """Start the thread of a model; returns when it is loaded.
-
-    Raises:
-        What `weights.load_model` raises.
-    """
-
-    def load() -> tuple[Facts, Rows]:
-        from mlx.core import clear_streams
-
-        from dspy_toolkit.engine.step import Stepper
-        from dspy_toolkit.engine.weights import load_model
-
-        limit_memory(device)
-        try:
-            loaded = load_model(source.folder, options.adapter, device)
-        except BaseException:
-            clear_streams()
-            raise
-        facts = Facts(
-            tokenizer=loaded.tokenizer,
-            eos=frozenset(loaded.tokenizer.eos_token_ids),
-            context=loaded.context,
-            dtype=loaded.dtype,
-            device=device.name,
-            expanded=loaded.expanded,
-        )
-        return facts, Stepper(loaded.model, options, device.kind)
-
-    return Worker(load, source.name)
 
 
 class MlxEngine:
@@ -175,8 +130,9 @@ class MlxEngine:
         if engine.model_string != state["model"]:
             engine.close()
             raise IntegrityError(
-                f"model {state['reference']!r} is now {engine.model_string}, and {state['model']} "
-                "was saved; restore its files, or set a model anew and save again"
+                f"model {state['reference']!r} is {engine.model_string} here, and "
+                f"{state['model']} was saved: its files or number type differ; restore them, or "
+                "set a model anew and save again"
             )
         return engine
 
@@ -203,9 +159,11 @@ class MlxEngine:
     def _sequence(
         self, ask: bridge.Ask, sink: Callable[[Message], None], streaming: bool
     ) -> Sequence:
-        variables = dict(ask.extensions.get("template") or {})
+        variables = ask.extensions.get("template") or {}
+        if not isinstance(variables, Mapping):
+            raise bridge.invalid(f"extension template must be a mapping, got {variables!r}")
         if ask.thinking is not None:
-            variables.setdefault("enable_thinking", ask.thinking)
+            variables = {"enable_thinking": ask.thinking, **variables}
         try:
             text = self._chat.render(ask.turns, ask.tools, variables)
         except PromptRefused as error:
@@ -251,91 +209,6 @@ class MlxEngine:
         )
 
 
-class RunningCall:
-    """A call on its way through the engine, seen from the caller's side."""
-
-    def __init__(
-        self,
-        worker: Worker[Facts],
-        chat: Chat,
-        model: str,
-        ask: bridge.Ask,
-        sequence: Sequence,
-        translator: bridge.Translator,
-    ) -> None:
-        self._worker = worker
-        self._chat = chat
-        self._model = model
-        self._ask = ask
-        self._sequence = sequence
-        self.translator = translator
-        self.done = False
-
-    def start(self) -> None:
-        """Hand the call to the engine thread."""
-        try:
-            self._worker.submit(self._sequence)
-        except EngineStopped as error:
-            self.done = True
-            raise bridge.server_error(str(error)) from None
-
-    def response(self, message: Message) -> bridge.Response:
-        """The whole answer, from the one message of a call that does not stream."""
-        return self.translator.response(self._answer(self._finished(message)))
-
-    def events(self, message: Message) -> Generator[Any, None, None]:
-        """The events of a message."""
-        if not isinstance(message, Finished | Failed):
-            event = self.translator.delta(message)
-            if event is not None:
-                yield event
-            return
-        answer = self._answer(self._finished(message))
-        yield from self.translator.late(answer)
-        yield self.translator.end(answer)
-
-    def leave(self) -> None:
-        """Free the row if the answer is no longer wanted."""
-        if not self.done:
-            self._worker.cancel(self._sequence)
-
-    def _finished(self, message: Message) -> Finished:
-        self.done = True
-        if isinstance(message, Failed):
-            raise bridge.server_error(f"the engine failed: {one_line(message.error)}") from (
-                message.error
-            )
-        if not isinstance(message, Finished):
-            raise AssertionError(f"a call that does not stream was sent {message!r}")
-        emit(
-            GenerationFinished(
-                model=self._model,
-                input_tokens=message.prompt_tokens,
-                output_tokens=message.output_tokens,
-                seconds_to_first=message.seconds_to_first,
-                seconds=message.seconds,
-                finish_reason=message.reason,
-            )
-        )
-        return message
-
-    def _answer(self, finished: Finished) -> bridge.Answer:
-        spoken = read_calls(finished.pieces, self._ask.tools, self._chat)
-        turn = len(self._ask.turns)
-        called = spoken.calls and finished.reason == "stop"
-        return bridge.Answer(
-            pieces=spoken.pieces,
-            reason="tool_call" if called else finished.reason,
-            input_tokens=finished.prompt_tokens,
-            output_tokens=finished.output_tokens,
-            calls=[
-                bridge.Call(f"call_{turn}_{number}", name, arguments)
-                for number, (name, arguments) in enumerate(spoken.calls)
-            ],
-            late=spoken.broken,
-        )
-
-
 class AsyncMlxEngine:
     """The twin for coroutines: the same engine, awaited instead of waited for."""
 
@@ -344,7 +217,7 @@ class AsyncMlxEngine:
 
     async def complete(self, request: bridge.Request) -> bridge.Response:
         """Answer a request. Cancelling the task frees the row."""
-        inbox, sink = _mailbox()
+        inbox, sink = mailbox()
         call = await asyncio.to_thread(self._engine.prepare, request, sink, False)
         try:
             call.start()
@@ -354,7 +227,7 @@ class AsyncMlxEngine:
 
     async def stream(self, request: bridge.Request) -> AsyncGenerator[Any, None]:
         """Answer a request with events as they come. Closing the iterator frees the row."""
-        inbox, sink = _mailbox()
+        inbox, sink = mailbox()
         call = await asyncio.to_thread(self._engine.prepare, request, sink, True)
         try:
             call.start()
@@ -382,13 +255,14 @@ class AsyncMlxEngine:
         return self
 
 
-def _mailbox() -> tuple[asyncio.Queue[Message], Callable[[Message], None]]:
+def mailbox() -> tuple[asyncio.Queue[Message], Callable[[Message], None]]:
+    """A queue of the running loop, and a function that any thread may put messages in by."""
     loop = asyncio.get_running_loop()
     inbox: asyncio.Queue[Message] = asyncio.Queue()
 
     def sink(message: Message) -> None:
-        # A loop that ended takes no more; whoever waited on it is gone.
-        if not loop.is_closed():
+        # A loop that has ended takes no more; whoever waited on it is gone.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(inbox.put_nowait, message)
 
     return inbox, sink

@@ -9,6 +9,7 @@ from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.source import download, find_source, read_config
+from dspy_toolkit.errors import EngineError
 from dspy_toolkit.events import ModelLoaded, emit
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ def open_engine(
     options = options or EngineOptions()
     # Before anything imports MLX.
     preload_blas(settings.blas)
-    from dspy_toolkit.engine.identity import identify
-    from dspy_toolkit.engine.mlx_engine import MlxEngine, start_worker
-    from dspy_toolkit.engine.pool import lease
+    try:
+        from dspy_toolkit.engine.identity import identify
+        from dspy_toolkit.engine.mlx_engine import MlxEngine
+        from dspy_toolkit.engine.pool import lease
+        from dspy_toolkit.engine.start import start_worker
+    except ImportError as error:
+        raise EngineError(f"MLX cannot be loaded ({error}); run `dspy-tk doctor`") from error
 
     source = find_source(reference, fetch=download)
     read_config(source.folder)

@@ -22,7 +22,8 @@ class EngineOptions:
         context: longest prompt plus answer in tokens; None takes the model's own limit.
         rows: most calls that decode together.
         prefill_rows: most prompts that are read together.
-        prefill_tokens: most tokens of each prompt that are read in one step.
+        prefill_tokens: most tokens of each prompt that are read in one step; None takes 256 on a
+            CPU, where longer slices spend more on attention they mask out, else 2048.
         max_tokens: longest answer of a call that names none.
         temperature: 0 takes the likeliest token every time.
         top_p: smallest set of tokens holding this share of the probability; 1 keeps all.
@@ -39,7 +40,7 @@ class EngineOptions:
     context: int | None = None
     rows: int = 32
     prefill_rows: int = 8
-    prefill_tokens: int = 2048
+    prefill_tokens: int | None = None
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -110,6 +111,9 @@ def _one_of(*names: str) -> Rule:
     return Rule(f"one of {', '.join(names)}", lambda value: value in names)
 
 
+_OPEN_COUNT = Rule(
+    "a whole number of at least 1, or None", lambda value: value is None or _whole(value, 1)
+)
 SAMPLING_RULES: dict[str, Rule] = {
     "min_p": _span(0.0, 1.0),
     "repetition_penalty": Rule(
@@ -120,12 +124,10 @@ SAMPLING_RULES: dict[str, Rule] = {
 _RULES: dict[str, Rule] = {
     "device": _one_of("auto", "gpu", "cpu"),
     "dtype": _one_of("auto", "float32", "float16", "bfloat16"),
-    "context": Rule(
-        "a whole number of at least 1, or None", lambda value: value is None or _whole(value, 1)
-    ),
+    "context": _OPEN_COUNT,
     "rows": _count(1),
     "prefill_rows": _count(1),
-    "prefill_tokens": _count(1),
+    "prefill_tokens": _OPEN_COUNT,
     "max_tokens": _count(1),
     "temperature": _span(0.0, 2.0),
     "top_p": _span(0.0, 1.0),

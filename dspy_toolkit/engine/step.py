@@ -12,21 +12,27 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import BatchGenerator
 
+from dspy_toolkit.engine.device import Device
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.output import Score
 from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
 from dspy_toolkit.engine.sequence import Drawn, Sequence
 
 _NO_LIMIT = 1 << 40
+# A slice is scored against all tokens up to its end, also those it may not see. Reading 800 tokens
+# on a CPU took 165 ms in one slice and 113 ms in slices of 256.
+_CPU_SLICE = 256
+_GPU_SLICE = 2048
 
 
 class Stepper:
     """Decodes many sequences together. Use it on one thread only."""
 
-    def __init__(self, model: Any, options: EngineOptions, device: Any) -> None:
+    def __init__(self, model: Any, options: EngineOptions, device: Device) -> None:
         self._model = model
         self._options = options
-        self._stream = mx.new_stream(device)
+        self._slice = options.prefill_tokens or (_CPU_SLICE if device.name == "cpu" else _GPU_SLICE)
+        self._stream = mx.new_stream(device.kind)
         self._rows: dict[int, Sequence] = {}
         self._generator = self._new_generator()
 
@@ -87,7 +93,7 @@ class Stepper:
             sampler=greedy,
             completion_batch_size=options.rows,
             prefill_batch_size=min(options.prefill_rows, options.rows),
-            prefill_step_size=options.prefill_tokens,
+            prefill_step_size=self._slice,
             stream=self._stream,
         )
 

@@ -106,6 +106,21 @@ def test_importing_the_engine_loads_neither_mlx_nor_dspy() -> None:
     assert fresh(code) == []
 
 
+def test_opening_a_model_lowers_no_limit_of_open_files(model_folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import json, resource\nfrom pathlib import Path\n"
+        "from dspy_toolkit.config import Settings\nfrom dspy_toolkit.engine import open_engine\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
+        f"settings = Settings(home=Path({str(tmp_path)!r}))\n"
+        f"open_engine({str(model_folder)!r}, settings=settings).close()\n"
+        "soft, after = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "print(json.dumps([soft >= min(2048, hard), after == hard]))"
+    )
+
+    assert fresh(code) == [True, True]
+
+
 def test_a_process_may_end_without_closing_its_engine_even_while_it_generates(
     model_folder: Path, tmp_path: Path
 ) -> None:

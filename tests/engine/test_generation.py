@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +17,8 @@ from mlx_lm.utils import load
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.engine.mlx_engine import mailbox
+from dspy_toolkit.engine.sequence import Failed, Message
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from dspy_toolkit.events import Event, GenerationFinished, subscribed
 from tests.conformance.engine_contract import ask, collect, in_time, text_of
@@ -61,8 +64,8 @@ def test_greedy_output_is_mlx_lms_token_for_token_alone_and_in_a_batch(
     folder = EMBEDDED_FOLDER if which == "embedded" else model_folder
     texts = prompts(50)
     engine = open_engine(str(folder), EngineOptions(), settings)
-    requests = [ask(text, SYSTEM, max_tokens=16, logprobs=0) for text in texts]
-    expected = reference(folder, texts, 16)
+    requests = [ask(text, SYSTEM, max_tokens=12, logprobs=0) for text in texts]
+    expected = reference(folder, texts, 12)
     alone = [engine.complete(request) for request in requests]
     together = at_once(engine, requests)
     engine.close()
@@ -189,7 +192,13 @@ def test_min_p_of_one_leaves_only_the_best(engine: MlxEngine) -> None:
 
 @pytest.mark.parametrize(
     "extensions",
-    [{"min_p": 2}, {"repetition_penalty": 0}, {"repetition_context": 0}, {"min_p": "high"}],
+    [
+        {"min_p": 2},
+        {"min_p": "high"},
+        {"repetition_penalty": 0},
+        {"repetition_context": 0},
+        {"template": ["x"]},
+    ],
 )
 def test_an_extension_out_of_range_is_refused(engine: MlxEngine, extensions: Any) -> None:
     with pytest.raises(lm15.InvalidRequestError, match=f"extension {next(iter(extensions))} must"):
@@ -273,6 +282,14 @@ def test_coroutines_share_the_batch(engine: MlxEngine) -> None:
     expected = [engine.complete(ask(text)) for text in prompts(6)]
 
     assert in_time(all_of_them()) == expected
+
+
+def test_an_answer_for_a_loop_that_has_ended_is_dropped_without_harm() -> None:
+    async def make() -> Callable[[Message], None]:
+        return mailbox()[1]
+
+    sink = asyncio.run(make())
+    sink(Failed(ValueError("too late")))
 
 
 def test_an_async_stream_is_the_sync_one(engine: MlxEngine) -> None:

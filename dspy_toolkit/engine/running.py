@@ -1,0 +1,100 @@
+"""A call on its way through the engine, from the caller's side."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from dspy_toolkit.engine import bridge
+from dspy_toolkit.engine.chat import Chat
+from dspy_toolkit.engine.sequence import Failed, Finished, Message, Sequence
+from dspy_toolkit.engine.source import one_line
+from dspy_toolkit.engine.start import Facts
+from dspy_toolkit.engine.tools import read_calls
+from dspy_toolkit.engine.worker import EngineStopped, Worker
+from dspy_toolkit.events import GenerationFinished, emit
+
+
+class RunningCall:
+    """A call that was read and can be started, listened to and left."""
+
+    def __init__(
+        self,
+        worker: Worker[Facts],
+        chat: Chat,
+        model: str,
+        ask: bridge.Ask,
+        sequence: Sequence,
+        translator: bridge.Translator,
+    ) -> None:
+        self._worker = worker
+        self._chat = chat
+        self._model = model
+        self._ask = ask
+        self._sequence = sequence
+        self.translator = translator
+        self.done = False
+
+    def start(self) -> None:
+        """Hand the call to the engine thread."""
+        try:
+            self._worker.submit(self._sequence)
+        except EngineStopped as error:
+            self.done = True
+            raise bridge.server_error(str(error)) from None
+
+    def response(self, message: Message) -> bridge.Response:
+        """The whole answer, from the one message of a call that does not stream."""
+        return self.translator.response(self._answer(self._finished(message)))
+
+    def events(self, message: Message) -> Generator[Any, None, None]:
+        """The events of a message."""
+        if not isinstance(message, Finished | Failed):
+            event = self.translator.delta(message)
+            if event is not None:
+                yield event
+            return
+        answer = self._answer(self._finished(message))
+        yield from self.translator.late(answer)
+        yield self.translator.end(answer)
+
+    def leave(self) -> None:
+        """Free the row if the answer is no longer wanted."""
+        if not self.done:
+            self._worker.cancel(self._sequence)
+
+    def _finished(self, message: Message) -> Finished:
+        self.done = True
+        if isinstance(message, Failed):
+            raise bridge.server_error(f"the engine failed: {one_line(message.error)}") from (
+                message.error
+            )
+        if not isinstance(message, Finished):
+            raise AssertionError(f"a call that does not stream was sent {message!r}")
+        emit(
+            GenerationFinished(
+                model=self._model,
+                input_tokens=message.prompt_tokens,
+                output_tokens=message.output_tokens,
+                seconds_to_first=message.seconds_to_first,
+                seconds=message.seconds,
+                finish_reason=message.reason,
+            )
+        )
+        return message
+
+    def _answer(self, finished: Finished) -> bridge.Answer:
+        spoken = read_calls(finished.pieces, self._ask.tools, self._chat)
+        turn = len(self._ask.turns)
+        called = spoken.calls and finished.reason == "stop"
+        return bridge.Answer(
+            pieces=spoken.pieces,
+            reason="tool_call" if called else finished.reason,
+            input_tokens=finished.prompt_tokens,
+            output_tokens=finished.output_tokens,
+            calls=[
+                bridge.Call(f"call_{turn}_{number}", name, arguments)
+                for number, (name, arguments) in enumerate(spoken.calls)
+            ],
+            late=spoken.broken,
+        )

@@ -1,0 +1,57 @@
+"""Starting the thread of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_toolkit.engine.device import Device, limit_memory
+from dspy_toolkit.engine.file_limit import file_limit_kept
+from dspy_toolkit.engine.options import EngineOptions
+from dspy_toolkit.engine.source import ModelSource
+from dspy_toolkit.engine.worker import Rows, Worker
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What callers know of a loaded model without touching it."""
+
+    tokenizer: Any
+    eos: frozenset[int]
+    context: int | None
+    dtype: str
+    device: str
+    expanded: bool
+
+
+def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
+    """Start the thread of a model; returns when it is loaded.
+
+    Raises:
+        What `weights.load_model` raises.
+    """
+
+    def load() -> tuple[Facts, Rows]:
+        from mlx.core import clear_streams
+
+        with file_limit_kept():
+            from dspy_toolkit.engine.step import Stepper
+            from dspy_toolkit.engine.weights import load_model
+
+        limit_memory(device)
+        try:
+            loaded = load_model(source.folder, options.adapter, device)
+        except BaseException:
+            clear_streams()
+            raise
+        facts = Facts(
+            tokenizer=loaded.tokenizer,
+            eos=frozenset(loaded.tokenizer.eos_token_ids),
+            context=loaded.context,
+            dtype=loaded.dtype,
+            device=device.name,
+            expanded=loaded.expanded,
+        )
+        return facts, Stepper(loaded.model, options, device)
+
+    return Worker(load, source.name)
