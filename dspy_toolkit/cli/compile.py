@@ -10,15 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from dspy_toolkit.cli.output import out_json, say, table
-from dspy_toolkit.cli.progress import live_progress
-from dspy_toolkit.cli.scores import between, calls, percent, points
+from dspy_toolkit.cli.scores import calls, percent, points, shown, with_interval
 from dspy_toolkit.errors import InvalidInput
+
+# Written out so that the help does not wait for DSPy.
+OPTIMIZERS = (
+    "labeled_few_shot",
+    "bootstrap_few_shot",
+    "bootstrap_few_shot_with_random_search",
+)
 
 
 def compile_command(
     task: Annotated[Path, typer.Argument(help="A folder that holds a task.toml.")],
     optimizer: Annotated[
-        str | None, typer.Option(help="What to optimize with; see docs/tasks.md.")
+        str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}; the task's if left out.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="embedded, a model folder, or a hub id.")
@@ -41,6 +47,7 @@ def compile_command(
 
     Example: dspy-tk compile examples/ticket_triage --seed 1
     """
+    from dspy_toolkit.cli.progress import live_progress
     from dspy_toolkit.compiler.report import summary
     from dspy_toolkit.compiler.run import CompileOptions, compile_task
     from dspy_toolkit.programs.task import load_task
@@ -76,18 +83,18 @@ def _show(report: Mapping[str, Any]) -> None:
     before, after, gain = report["baseline"], report["compiled"], report["difference"]
     table(
         f"{report['task']} on {report['model']}, {after['n']} held-out test examples",
-        ("", "result", "95 % interval"),
+        ("", "result  (95 % interval)"),
         (
-            ("score before", percent(before["score"]), between(before["interval"])),
-            ("score after", percent(after["score"]), between(after["interval"])),
-            ("difference", points(gain["score"]), between(gain["interval"], signed=True)),
-            ("model calls", calls(report["calls"]), ""),
-            ("seconds", f"{report['seconds']:.1f}", ""),
-            ("artifact", report["artifact"], ""),
+            ("score before", with_interval(percent(before["score"]), before["interval"])),
+            ("score after", with_interval(percent(after["score"]), after["interval"])),
+            ("difference", with_interval(points(gain["score"]), gain["interval"], signed=True)),
+            ("model calls", calls(report["calls"])),
+            ("seconds", f"{report['seconds']:.1f}"),
+            ("artifact", shown(report["artifact"])),
         ),
     )
     for phase, name in (("baseline", "before"), ("compiled", "after")):
         failed = report["failures"][phase]
         if failed["count"]:
             say(f"{name}: {failed['count']} answers could not be used; first: {failed['first']}")
-    say(f"use it: dspy-tk run {report['artifact']} --input '{{...}}'")
+    say(f"use it: dspy-tk run {shown(report['artifact'])} --input '{{...}}'")

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from dspy_toolkit.cli.output import out_json, say, table
-from dspy_toolkit.cli.progress import live_progress
-from dspy_toolkit.cli.scores import between, calls, percent
+from dspy_toolkit.cli.scores import calls, percent, with_interval
 
 
 def evaluate_command(
@@ -34,6 +33,7 @@ def evaluate_command(
 
     Example: dspy-tk evaluate examples/ticket_triage --split validation
     """
+    from dspy_toolkit.cli.progress import live_progress
     from dspy_toolkit.compiler.scoring import score_path
 
     with nullcontext() if json else live_progress():
@@ -45,11 +45,11 @@ def evaluate_command(
         return
     table(
         f"{score.task} on {score.model}, {score.n} {score.split} examples",
-        ("", "result", "95 % interval"),
+        ("", "result  (95 % interval)"),
         (
-            ("score", percent(score.score), between(score.interval)),
-            ("model calls", calls(vars(score.calls)), ""),
-            ("seconds", f"{score.seconds:.1f}", ""),
+            ("score", with_interval(percent(score.score), score.interval)),
+            ("model calls", calls(vars(score.calls))),
+            ("seconds", f"{score.seconds:.1f}"),
         ),
     )
     if score.failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +21,18 @@ def between(interval: Sequence[float], signed: bool = False) -> str:
     """An interval as `40.1 to 51.3`."""
     sign = "+" if signed else ""
     return " to ".join(f"{100 * end:{sign}.1f}" for end in interval)
+
+
+def with_interval(value: str, interval: Sequence[float], signed: bool = False) -> str:
+    """A score and where the true one lies, as `45.7 %  (40.1 to 51.3)`."""
+    return f"{value}  ({between(interval, signed)})"
+
+
+def shown(path: Path | str) -> str:
+    """A path as people write it, with `~` for the home folder."""
+    place = Path(path)
+    home = Path.home()
+    return f"~/{place.relative_to(home)}" if place.is_relative_to(home) else str(place)
 
 
 def calls(counts: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from dspy_toolkit.compiler.record import RunRecord, recorded
 from dspy_toolkit.compiler.report import data_facts, scores, versions
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit.programs.artifact import Artifact, load_artifact, save_artifact
+from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, Stopped, counted
 from dspy_toolkit.programs.data import Data
@@ -77,13 +77,13 @@ class CompileResult:
     Attributes:
         report: as in `report.json`; see `report.schema.json` in this package.
         folder: the run's folder.
-        artifact: the compiled program on disk.
+        artifact: folder of the compiled program; see `load_artifact`.
         program: the compiled program, without a language model set.
     """
 
     report: Mapping[str, Any]
     folder: Path
-    artifact: Artifact
+    artifact: Path
     program: dspy.Module
 
 
@@ -135,7 +135,7 @@ def execute(
             **_facts(job, record),
         }
         artifact = _save(job, record, program, report, output)
-        report |= {"artifact": str(artifact.folder), "seconds": round(record.seconds, 3)}
+        report |= {"artifact": str(artifact), "seconds": round(record.seconds, 3)}
         finish(report)
     return CompileResult(report, record.folder, artifact, program)
 
@@ -220,16 +220,17 @@ def _facts(job: Job, record: RunRecord) -> dict[str, Any]:
 
 def _save(
     job: Job, record: RunRecord, program: dspy.Module, report: dict[str, Any], output: Path | None
-) -> Artifact:
+) -> Path:
     kept = (
         "run", "task", "optimizer", "optimizer_options", "seed", "baseline", "compiled",
         "difference", "metric", "prompt_format", "data", "versions", "started_at",
     )  # fmt: skip
     facts = {key: report[key] for key in kept}
     facts["inputs"] = list(job.data.test.examples[0].inputs().keys())
-    artifact = save_artifact(record.folder / "artifact", program, job.plan, job.lm, facts)
+    artifact = save_artifact(record.folder / "artifact", program, job.plan, job.lm, facts).folder
     if output is None:
         return artifact
-    with new_folder(output.expanduser().absolute()) as place, storage_errors(output):
-        shutil.copytree(artifact.folder, place, dirs_exist_ok=True)
-    return load_artifact(output)
+    target = output.expanduser().absolute()
+    with new_folder(target) as place, storage_errors(output):
+        shutil.copytree(artifact, place, dirs_exist_ok=True)
+    return target

@@ -17,7 +17,7 @@ from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.data import SPLITS, Row, make_data
 from dspy_toolkit.programs.lm import LocalLM, local_lm
 from dspy_toolkit.programs.metrics import Metric, named_metric
-from dspy_toolkit.programs.modules import GIVEN, ModulePlan, plan_of
+from dspy_toolkit.programs.modules import plan_of
 from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import storage_errors, write_json, write_text
@@ -119,8 +119,8 @@ def compile_program(
         settings: where the run lies.
 
     Raises:
-        As `compile_task`. The artifact of a program that `build_module` did not make loads into
-        a new program of the same class: `artifact.program(into=MyProgram())`.
+        As `compile_task`. The artifact of a program that is no `Predict` or `ChainOfThought` over
+        a signature of the registry loads into a new one: `artifact.program(into=MyProgram())`.
     """
     chosen, asked = settings or load_settings(), options or CompileOptions()
     row = optimizer(asked.optimizer or optimizer_name)
@@ -143,7 +143,7 @@ def compile_program(
     labels = tuple(train[0].labels().keys())
     job = Job(
         name=name,
-        plan=plan_of(program) or ModulePlan(GIVEN),
+        plan=plan_of(program),
         program=program.reset_copy(),
         metric=_as_metric(metric, labels).located(data.locate),
         data=data,

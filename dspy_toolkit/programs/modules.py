@@ -18,8 +18,6 @@ KINDS = ("predict", "chain_of_thought", "react")
 GIVEN = "given"
 """Kind of a program that only the user's own Python can build again."""
 
-_PLAN = "toolkit_plan"
-
 
 def build_module(
     kind: str, signature: type[dspy.Signature], tools: Sequence[Callable[..., Any]] = ()
@@ -44,17 +42,22 @@ def build_module(
         )
     if kind == "react":
         return dspy.ReAct(signature, tools=list(tools))
-    made = dspy.Predict(signature) if kind == "predict" else dspy.ChainOfThought(signature)
+    return dspy.Predict(signature) if kind == "predict" else dspy.ChainOfThought(signature)
+
+
+def plan_of(program: dspy.Module) -> ModulePlan:
+    """How to build a program again: from its signature, if that came from a record; else `GIVEN`.
+
+    Only DSPy's own `Predict` and `ChainOfThought` can be told from their signature.
+    """
+    if type(program) is dspy.Predict:
+        kind, signature = "predict", program.signature
+    elif type(program) is dspy.ChainOfThought:
+        kind, signature = "chain_of_thought", program.predict.signature.delete("reasoning")
+    else:
+        return ModulePlan(GIVEN)
     record = record_of(signature)
-    if record is not None:
-        setattr(made, _PLAN, ModulePlan(kind, record))
-    return made
-
-
-def plan_of(program: dspy.Module) -> ModulePlan | None:
-    """How `build_module` made a module, or None where that cannot be said from data alone."""
-    found = getattr(program, _PLAN, None)
-    return found if isinstance(found, ModulePlan) else None
+    return ModulePlan(GIVEN) if record is None else ModulePlan(kind, record)
 
 
 @dataclass(frozen=True)

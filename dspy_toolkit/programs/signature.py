@@ -40,7 +40,7 @@ DSPY_TYPES: dict[str, Any] = {
 }
 """The class that each of the registry's named types stands for."""
 
-_RECORD = "toolkit_record"
+_made: dict[str, SignatureRecord] = {}
 _ADDRESSES = ("data:", "http://", "https://")
 # As DSPy words them, so that a prompt does not depend on who made the signature.
 _WORDS = {
@@ -78,14 +78,21 @@ def dspy_signature(record: SignatureRecord) -> type[dspy.Signature]:
     made: type[dspy.Signature] = dspy.Signature(
         fields, record.instructions, signature_name=record.name
     )
-    setattr(made, _RECORD, record)
+    _made[record.digest] = record
     return made
 
 
 def record_of(signature: type[dspy.Signature]) -> SignatureRecord | None:
-    """The record a signature was made from, or None for one made by hand."""
-    found = getattr(signature, _RECORD, None)
-    return found if isinstance(found, SignatureRecord) else None
+    """The record a signature was made from in this process, or None for any other signature."""
+    same = (each for each in list(_made.values()) if _equal(dspy_signature(each), signature))
+    return next(same, None)
+
+
+def _equal(one: type[dspy.Signature], other: type[dspy.Signature]) -> bool:
+    # DSPy's own comparison leaves the types out.
+    return bool(one.equals(other)) and all(
+        one.fields[name].annotation == other.fields[name].annotation for name in one.fields
+    )
 
 
 def typed_values(

@@ -195,6 +195,13 @@ def test_help_ends_with_an_example(command: str) -> None:
     assert f"Example: dspy-tk {command}" in invoke(command, "--help").stdout
 
 
+def test_the_help_names_every_optimizer() -> None:
+    from dspy_toolkit.cli.compile import OPTIMIZERS as told
+    from dspy_toolkit.compiler.optimizers import OPTIMIZERS
+
+    assert set(told) == set(OPTIMIZERS)
+
+
 def test_ctrl_c_ends_soon_with_130_and_a_marked_run(
     task: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,10 +101,10 @@ def test_a_run_leaves_task_logs_report_artifact_and_a_row(
 def test_the_artifact_answers_as_the_compiled_program(tmp_path: Path, settings: Settings) -> None:
     result = compiled(tmp_path / "routing", settings)
 
-    outputs = ask(result.artifact.folder, {"text": "message 2"}, lm=scripted_lm(learner))
+    outputs = ask(result.artifact, {"text": "message 2"}, lm=scripted_lm(learner))
 
     assert outputs == {"team": "atlas", "urgent": False}
-    assert result.artifact.manifest["compiled"] == result.report["compiled"]
+    assert load_artifact(result.artifact).manifest["compiled"] == result.report["compiled"]
 
 
 def test_the_optimizer_never_sees_a_test_example(tmp_path: Path, settings: Settings) -> None:
@@ -126,7 +126,7 @@ def test_the_optimizer_never_sees_a_test_example(tmp_path: Path, settings: Setti
 
 def test_the_same_seed_gives_the_same_artifact(tmp_path: Path, settings: Settings) -> None:
     programs = [
-        (compiled(tmp_path / "routing", settings, text=SEARCHED, seed=seed).artifact.folder)
+        (compiled(tmp_path / "routing", settings, text=SEARCHED, seed=seed).artifact)
         / "program.json"
         for seed in (3, 3, 4)
     ]
@@ -320,7 +320,7 @@ def test_a_program_of_ones_own_is_compiled_in_python(tmp_path: Path, settings: S
 
     assert result.report["compiled"]["score"] == 1.0
     assert program.demos == []
-    assert ask(result.artifact.folder, {"text": "message 3"}, lm=scripted_lm(learner)) == {
+    assert ask(result.artifact, {"text": "message 3"}, lm=scripted_lm(learner)) == {
         "team": "comet",
         "urgent": True,
     }
@@ -350,7 +350,7 @@ def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
         settings=settings,
     )
     lm = scripted_lm(lambda request: chat(team="atlas"))
-    loaded = result.artifact.program(lm, into=Own())
+    loaded = load_artifact(result.artifact).program(lm, into=Own())
 
     assert (result.report["metric"], result.report["signature"]) == ("metric", None)
     assert result.report["compiled"]["score"] == 0.5

@@ -7,7 +7,7 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.modules import build_module, plan_of
+from dspy_toolkit.programs.modules import GIVEN, build_module, plan_of
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.user_code import load_function
 from dspy_toolkit.registry import FieldRecord, SignatureRecord
@@ -39,18 +39,22 @@ def test_react_takes_tools_and_the_others_refuse_them() -> None:
         build_module("predict", dspy_signature(RECORD), [look_up])
 
 
-def test_a_module_remembers_how_it_was_built_through_copies() -> None:
-    program = build_module("chain_of_thought", dspy_signature(RECORD))
+@pytest.mark.parametrize("kind", ["predict", "chain_of_thought"])
+def test_how_a_module_was_built_is_told_from_its_signature(kind: str) -> None:
+    program = build_module(kind, dspy_signature(RECORD))
     plan = plan_of(program.reset_copy())
 
-    assert plan is not None
-    assert plan.signature == RECORD
+    assert (plan.kind, plan.signature) == (kind, RECORD)
     assert plan.build().dump_state() == program.dump_state()
 
 
-def test_a_module_of_another_make_has_no_plan() -> None:
-    assert plan_of(dspy.Predict("a -> b")) is None
-    assert plan_of(build_module("predict", dspy.Signature("a -> b"))) is None
+def test_a_module_over_another_signature_can_only_be_given() -> None:
+    changed = dspy_signature(RECORD).with_instructions("Do something else.")
+    retyped = dspy_signature(RECORD).with_updated_fields("team", type_=int)
+
+    for signature in (dspy.Signature("a -> b"), changed, retyped):
+        assert plan_of(dspy.Predict(signature)).kind == GIVEN
+    assert plan_of(dspy.ReAct(dspy_signature(RECORD), tools=[look_up])).kind == GIVEN
 
 
 def test_functions_of_one_file_share_its_state(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import dspy
 import pytest
 
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.signature import dspy_signature, record_of, typed_values
-from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord, list_records
+from dspy_toolkit.programs.signature import dspy_signature, load_signature, record_of, typed_values
+from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord, find, list_records
 
 ORDER = SignatureRecord(
     name="order",
@@ -56,7 +56,8 @@ def test_no_python_internals_show_in_the_prompt() -> None:
 def test_the_record_is_recovered_from_the_signature() -> None:
     record = record_of(dspy_signature(ORDER))
 
-    assert record is ORDER
+    assert record == ORDER
+    assert record.digest == ORDER.digest
     assert record.reference == "order@1.2.0"
     assert record_of(dspy.Signature("question -> answer")) is None
 
@@ -101,3 +102,9 @@ def test_the_examples_of_every_shipped_signature_can_stand_in_a_prompt(
         messages = prompt_format("chat").format(signature, [values], example["inputs"])
 
         assert len(messages) == 4
+
+
+def test_a_signature_is_loaded_by_its_reference() -> None:
+    signature = load_signature("classify@1.0.0")
+
+    assert record_of(signature) == find("classify@1.0.0")
