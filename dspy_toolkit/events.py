@@ -51,6 +51,14 @@ class GenerationFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineDied(Event):
+    """An engine's thread ended by an error; every call of it fails from now on."""
+
+    model: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A compile run has its folder and its row in the history."""
 

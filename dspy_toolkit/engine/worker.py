@@ -6,7 +6,6 @@ loading, prefill, decoding and sampling all happen here; callers only put sequen
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -15,8 +14,7 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
-
-_log = logging.getLogger(__name__)
+from dspy_toolkit.events import EngineDied, emit
 
 
 class Rows(Protocol):
@@ -50,7 +48,7 @@ class Worker(Generic[Facts]):
     Args:
         load: called on the thread; returns what callers may know of the model, and an empty
             batch, which alone holds the model, so that closing the thread frees it.
-        name: of the thread, for people.
+        name: of the model, for people.
 
     Raises:
         Whatever `load` raises.
@@ -60,6 +58,7 @@ class Worker(Generic[Facts]):
         self._inbox: Inbox = SimpleQueue()
         self._lock = threading.Lock()
         self._reason: str | None = None
+        self._name = name
         self._process = os.getpid()
         self._serving: _Serving | None = None
         ready: SimpleQueue[tuple[Facts] | BaseException] = SimpleQueue()
@@ -130,15 +129,26 @@ class Worker(Generic[Facts]):
             ready.put(error)
             return
         ready.put((facts,))
+        cause: BaseException | None = None
         try:
             serving.run()
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear why
-            _log.exception("the engine thread died")
-            self._reason = f"the engine thread died: {type(error).__name__}: {error}"
+            cause = error
+        self._end(serving, cause)
+
+    def _end(self, serving: _Serving, cause: BaseException | None) -> None:
+        """Tell everyone first: what comes after may fail too, on a device that is broken."""
         with self._lock:
+            if cause is not None:
+                self._reason = f"the engine thread died: {type(cause).__name__}: {cause}"
             reason = self._reason = self._reason or "the engine is closed"
-        for sequence in serving.abandon():
-            sequence.fail(EngineStopped(reason))
+        stopped = EngineStopped(reason)
+        stopped.__cause__ = cause
+        for sequence in serving.left():
+            sequence.fail(stopped)
+        if cause is not None:
+            emit(EngineDied(self._name, reason))
+        serving.close()
 
 
 class _Serving:
@@ -169,15 +179,18 @@ class _Serving:
             for sequence, token in drawn:
                 self._accept(sequence, token)
 
-    def abandon(self) -> list[Sequence]:
-        """Free the model; returns every sequence that still has no answer."""
+    def left(self) -> list[Sequence]:
+        """Every sequence that still has no answer."""
         left = [*self._batch.rows, *self._suspects, *self._waiting]
-        self._batch.close()
         while not self._inbox.empty():
             item = self._inbox.get()
             if isinstance(item, Sequence) and not item.cancelled:
                 left.append(item)
         return left
+
+    def close(self) -> None:
+        """Free the model."""
+        self._batch.close()
 
     def _take(self, wait: bool) -> bool:
         """Empty the inbox, waiting for its first item if asked; False when told to end."""

@@ -11,6 +11,7 @@ from dspy_toolkit.engine.output import Markers, OutputReader, text_of
 from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Message, Sequence
 from dspy_toolkit.engine.worker import EngineStopped, Worker
+from dspy_toolkit.events import EngineDied, Event, subscribed
 
 PATIENCE_S = 20.0
 EOS = 0
@@ -145,14 +146,18 @@ def test_when_the_thread_dies_all_callers_hear_why_and_later_calls_fail_at_once(
     gate = threading.Event()
     worker = start(Echo(gate))
     inboxes = [submit(worker, text) for text in ("#", "abc")]
-    gate.set()
-    said = [outcome(inbox) for inbox in inboxes]
+    heard: list[Event] = []
+    with subscribed(heard.append):
+        gate.set()
+        said = [outcome(inbox) for inbox in inboxes]
+        worker.close()
+    reason = "the engine thread died: SystemExit: the machine is on fire"
 
-    assert said == ["failed: the engine thread died: SystemExit: the machine is on fire"] * 2
+    assert said == [f"failed: {reason}"] * 2
+    assert heard == [EngineDied("echo", reason)]
     assert not worker.alive
     with pytest.raises(EngineStopped, match="on fire"):
         submit(worker, "abc")
-    worker.close()
 
 
 def test_closing_fails_the_calls_in_flight_and_frees_the_model() -> None:
