@@ -60,7 +60,6 @@ class _Follower:
         self._bar = bar
         self._lock = threading.Lock()
         self._current: TaskID | None = None
-        self._total: int | None = None
         self._done = 0
         self._made = 0
         self._cached = 0
@@ -84,10 +83,13 @@ class _Follower:
     def _start(self, phase: str, total: int | None) -> None:
         with self._lock:
             self._end()
-            self._total, self._done = total, 0
-            self._current = self._bar.add_task(
-                _LABELS.get(phase, phase), total=total or None, score="", calls=""
-            )
+            self._done = 0
+            label = _LABELS.get(phase, phase)
+            self._current = self._bar.add_task(label, total=total or None, score="", calls="")
+            if not self._bar.console.is_terminal:
+                # Without a terminal the bars show once, at the end.
+                count = "" if total is None else f", {total} examples"
+                self._bar.console.print(f"{label}{count} ...")
 
     def _advance(self, phase: str, done: int, score: float | None) -> None:
         with self._lock:

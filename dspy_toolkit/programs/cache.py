@@ -41,7 +41,8 @@ def use_call_cache(settings: Settings) -> None:
             )
         except sqlite3.Error as error:
             raise StorageError(
-                f"call cache {folder} cannot be used ({error}); delete it, it holds only copies"
+                f"call cache {folder} cannot be used ({error}); free some space, "
+                "or delete the folder: it holds only copies"
             ) from None
     if current is not None and current.enable_disk_cache:
         current.disk_cache.close()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,15 @@ from dspy_toolkit.programs.modules import build_module
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.store.history import History, RunRow
-from tests.programs.tasks import TASK, chat, learner, right, rows, scripted_lm, write_task
+from tests.programs.tasks import (
+    TASK,
+    chat,
+    learner,
+    right,
+    rows,
+    scripted_lm,
+    write_task,
+)
 
 SEARCH = {"max_bootstrapped_demos": 2, "max_labeled_demos": 4, "num_candidate_programs": 1}
 SEARCHED = TASK.split("[optimizer]")[0] + (
@@ -281,6 +291,72 @@ def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as raised:
         compiled(tmp_path / "routing", Settings(home=tmp_path / "home"))
     assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_artifact(
+    tmp_path: Path, settings: Settings
+) -> None:
+    asked: list[str] = []
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def answer(request: str) -> str:
+        asked.append(request)
+        if len(asked) == 24:
+            # From here on no file may grow, as on a disk without space.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+        return learner(request)
+
+    try:
+        with pytest.raises(StorageError) as raised:
+            compiled(tmp_path / "routing", settings, scripted_lm(answer))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    (folder,) = settings.runs.iterdir()
+
+    assert "\n" not in str(raised.value)
+    assert {each.name for each in folder.iterdir()} == {"task", "run.log", "events.jsonl"}
+
+
+TOOLS = """
+def team_of(number: int) -> str:
+    \"\"\"The team that takes a message.\"\"\"
+    return "atlas" if number % 2 == 0 else "comet"
+"""
+
+
+def agent(request: str) -> str:
+    """Looks the team up with the tool, finishes, and answers with what it found."""
+    n = int(re.findall(r"## text ## \]\]\n.*message (\d+)", request)[-1])
+    trajectory = request.split("[[ ## trajectory ## ]]")[-1]
+    if (
+        "Respond with the corresponding output fields, starting with the field `[[ ## reasoning"
+        in request
+    ):
+        found = re.findall(r"observation_0 ## \]\]\n(\w+)", trajectory)[-1]
+        return chat(reasoning="The tool says so.", team=found, urgent=n % 3 == 0)
+    if "observation_0" in trajectory:
+        return chat(next_thought="Done.", next_tool_name="finish", next_tool_args="{}")
+    return chat(next_thought="Ask.", next_tool_name="team_of", next_tool_args=f'{{"number": {n}}}')
+
+
+def test_a_program_with_tools_is_compiled_and_its_artifact_brings_them(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_task(
+        tmp_path / "routing",
+        TASK.replace("[metric]", 'module = "react"\n[tools]\nfunctions = ["team_of"]\n[metric]')
+        .replace("labeled_few_shot", "bootstrap_few_shot")
+        .replace("k = 4", "max_bootstrapped_demos = 2\nmax_labeled_demos = 2"),
+    )
+    (folder / "tools.py").write_text(TOOLS)
+    result = compile_task(load_task(folder), CompileOptions(lm=scripted_lm(agent)), settings)
+    (folder / "tools.py").unlink()
+
+    assert result.report["baseline"]["score"] == result.report["compiled"]["score"] == 1.0
+    outputs = ask(result.artifact, {"text": "message 4"}, lm=scripted_lm(agent))
+    assert outputs["team"] == "atlas"
+    assert outputs["trajectory"]["tool_args_0"] == {"number": 4}
+    assert (result.artifact / "tools.py").is_file()
 
 
 def test_two_runs_at_once_keep_their_counts_apart(tmp_path: Path, settings: Settings) -> None:
