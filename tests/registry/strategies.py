@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.registry.build import build
@@ -23,6 +24,10 @@ from dspy_toolkit.registry.field_types import (
 )
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import RESERVED
+
+# No clock: how long a case takes says something about the machine only.
+many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(many, max_examples=25)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 instructions = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import dspy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.registry import SignatureRecord, class_source, diff, find
 from dspy_toolkit.registry.class_source import class_name
 from dspy_toolkit.registry.classes import from_class
 from tests.registry.making import record
-from tests.registry.strategies import records
+from tests.registry.strategies import few, records
 
 MODULE = '''\
 from typing import Annotated, Literal, Optional
@@ -169,7 +169,7 @@ def _run(source: str, name: str) -> type[dspy.Signature]:
     return scope[name]
 
 
-@settings(max_examples=25)
+@few
 @given(records)
 def test_the_exported_class_is_the_same_signature(made: SignatureRecord) -> None:
     cls = _run(class_source(made), class_name(made))

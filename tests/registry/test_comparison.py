@@ -4,20 +4,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from dspy_toolkit.registry import SignatureRecord, diff
 from dspy_toolkit.registry.comparing_types import fits
 from dspy_toolkit.registry.type_text import parse_type
 from tests.registry.making import record
-from tests.registry.strategies import records
+from tests.registry.strategies import few, records
 
 Fields = dict[str, Any]
 TEXT: Fields = {"text": "str"}
 TEAM: Fields = {"team": "Literal['a', 'b']"}
 
 
-@settings(max_examples=30)
+@few
 @given(records)
 def test_a_record_does_not_differ_from_itself(made: SignatureRecord) -> None:
     difference = diff(made, made)
@@ -26,7 +26,7 @@ def test_a_record_does_not_differ_from_itself(made: SignatureRecord) -> None:
     assert difference.verdict == "compatible"
 
 
-@settings(max_examples=30)
+@few
 @given(records, records)
 def test_any_two_records_can_be_compared(one: SignatureRecord, other: SignatureRecord) -> None:
     forward, back = diff(one, other), diff(other, one)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.registry import (
@@ -25,10 +25,10 @@ from dspy_toolkit.registry import (
 )
 from dspy_toolkit.registry.build import build
 from tests.registry.making import TRIAGE, record, write
-from tests.registry.strategies import records
+from tests.registry.strategies import few, records
 
 
-@settings(max_examples=25)
+@few
 @given(records)
 def test_json_says_all_that_the_record_says(made: SignatureRecord) -> None:
     exported = json.loads(json.dumps(export_json(made)))

@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.signatures.signature import infer_prefix
-from hypothesis import given, settings
+from hypothesis import given
 
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.registry import (
@@ -24,7 +24,7 @@ from dspy_toolkit.registry.program_state import label
 from dspy_toolkit.store.files import sha256_json
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 from tests.registry.making import record, write
-from tests.registry.strategies import field_names, records
+from tests.registry.strategies import few, field_names, many, records
 
 OLD = record(
     {"body": {"type": "str", "description": "The message."}, "topic": "str | None"},
@@ -121,7 +121,7 @@ def test_labels_inside_lists_and_labels_that_are_no_texts_are_carried() -> None:
     assert carried.values == {"a": "x", "tags": ["two", "one"], "ok": "no"}
 
 
-@settings(max_examples=30)
+@few
 @given(records)
 def test_examples_come_through_unchanged_when_the_fields_do(made: SignatureRecord) -> None:
     for example in made.examples:
@@ -344,6 +344,7 @@ def test_an_artifact_of_another_signature_or_with_changed_files_is_refused(tmp_p
     assert not (tmp_path / "new").exists()
 
 
+@many
 @given(field_names)
 def test_fields_are_titled_as_dspy_titles_them(name: str) -> None:
     assert label(name) == infer_prefix(name)

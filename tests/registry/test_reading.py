@@ -11,6 +11,7 @@ from dspy_toolkit.errors import InvalidInput, NotFound, ToolkitError
 from dspy_toolkit.registry import InvalidSignature, check, load_file
 from dspy_toolkit.registry.reading import read_record
 from tests.registry.making import TRIAGE, write
+from tests.registry.strategies import many
 
 HEAD = 'name = "a"\nversion = "1.0.0"\ninstructions = "x"\n'
 FIELDS = '[inputs.text]\ntype = "str"\n[outputs.made]\ntype = "str"\n'
@@ -208,6 +209,7 @@ def test_a_missing_file_and_a_file_that_is_no_text_are_told_apart(tmp_path: Path
         check(path)
 
 
+@many
 @given(
     st.integers(0, len(TRIAGE)),
     st.integers(0, 12),

@@ -4,11 +4,11 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from dspy_toolkit.registry import SignatureRecord, to_toml
 from dspy_toolkit.registry.toml_lines import Lines, Path
-from tests.registry.strategies import records
+from tests.registry.strategies import few, records
 
 TEXT = '''\
 # name = "not this"
@@ -86,7 +86,7 @@ def _paths(value: Any, path: Path = ()) -> dict[Path, Any]:
     return found
 
 
-@settings(max_examples=25)
+@few
 @given(records)
 def test_a_value_put_on_a_line_of_its_own_is_found_there(record: SignatureRecord) -> None:
     text = to_toml(record)

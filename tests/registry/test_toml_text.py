@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry import SignatureRecord, to_toml
 from dspy_toolkit.registry.reading import read_record
-from tests.registry.strategies import built, records, tables
+from tests.registry.strategies import built, few, many, records, tables
 
 
-@settings(max_examples=25)
+@few
 @given(records)
 def test_a_written_record_is_read_back_equal_with_the_same_digest(record: SignatureRecord) -> None:
     again = read_record(to_toml(record), Path("signature.toml"))
@@ -24,7 +24,7 @@ def test_a_written_record_is_read_back_equal_with_the_same_digest(record: Signat
     assert to_toml(again) == to_toml(record)
 
 
-@settings(max_examples=25)
+@few
 @given(tables(), st.randoms())
 def test_the_digest_does_not_depend_on_the_order_of_tables(
     content: dict[str, Any], chance: Any
@@ -67,6 +67,7 @@ def test_a_migration_is_written_and_read_back() -> None:
     assert again.to_dict()["migration"] == content["migration"]
 
 
+@many
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_text_survives_as_instructions_or_value(text: str) -> None:
     content = {

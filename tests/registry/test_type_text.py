@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.registry.field_types import Type, render_type
 from dspy_toolkit.registry.type_text import MAX_LENGTH, TypeTextError, parse_type
-from tests.registry.strategies import any_types
+from tests.registry.strategies import any_types, many
 
 
+@many
 @given(any_types)
 def test_a_rendered_type_is_read_back_as_itself(kind: Type) -> None:
     text = render_type(kind)
@@ -17,6 +18,7 @@ def test_a_rendered_type_is_read_back_as_itself(kind: Type) -> None:
     assert render_type(parse_type(text)) == text
 
 
+@many
 @given(st.text(max_size=60))
 @example("[" * 300)
 @example("str | " * 3000 + "str")

@@ -5,12 +5,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.registry import InvalidValues, json_schema, validate_values
 from tests.registry.making import record
-from tests.registry.strategies import built, tables
+from tests.registry.strategies import built, few, many, tables
 
 ORDER = record(
     {"text": {"type": "str", "min_length": 2, "max_length": 20}},
@@ -119,7 +119,7 @@ def test_inputs_alone_are_checked_without_the_outputs() -> None:
         validate_values(ORDER, "inputs", {"text": "Hello", "kind": "new"})
 
 
-@settings(max_examples=25)
+@few
 @given(tables())
 def test_made_values_fit_their_types_and_the_json_schema(content: dict[str, Any]) -> None:
     made = built(content)
@@ -129,6 +129,7 @@ def test_made_values_fit_their_types_and_the_json_schema(content: dict[str, Any]
         jsonschema.validate(example["outputs"], json_schema(made, "outputs"))
 
 
+@many
 @given(st.dictionaries(st.sampled_from([*GOOD, "other"]), st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3),
     st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=2), st.integers()),
