@@ -73,7 +73,7 @@ def compile_task(
     row = optimizer(name)
     settled = row.settle({**inherited, **asked.options})
     _refuse_existing(asked.output)
-    lm = asked.lm or open_model(task, chosen, asked.model, asked.adapter)
+    lm = _countable(asked.lm) if asked.lm else open_model(task, chosen, asked.model, asked.adapter)
     job = Job(
         name=task.name,
         plan=task.plan,
@@ -150,7 +150,7 @@ def compile_program(
         format=format,
         optimizer=row,
         options=settled,
-        lm=lm.copy(seed=asked.seed),
+        lm=_countable(lm).copy(seed=asked.seed),
         owns_model=False,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
@@ -179,6 +179,15 @@ def open_model(
             f"{task.needs_larger_model}; name one with --model"
         )
     return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
+
+
+def _countable(lm: object) -> LocalLM:
+    if not isinstance(lm, LocalLM):
+        raise InvalidInput(
+            f"lm is a {type(lm).__name__}, whose calls cannot be counted; give local_lm(...), or "
+            "LocalLM('provider/model', engine='auto') for a model elsewhere"
+        )
+    return lm
 
 
 def _refuse_existing(output: Path | None) -> None:

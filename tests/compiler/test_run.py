@@ -440,6 +440,7 @@ def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
         ({"train": [dspy.Example(text="x", team="y")]}, "train example 0 says not what its inputs"),
         ({"test": examples("train", 2)}, "test example 0 has the same inputs as train example 0"),
         ({"metric": "exct"}, "did you mean 'exact'"),
+        ({"lm": dspy.LM("openai/gpt")}, "lm is a LM, whose calls cannot be counted"),
     ],
 )
 def test_bad_examples_in_python_are_named(
