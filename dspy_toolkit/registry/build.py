@@ -65,7 +65,7 @@ class _Builder:
         self._tables = tables
         self.problems: list[Problem] = []
 
-    def record(self, source: Path | None) -> SignatureRecord | None:
+    def record(self, source: Path | None) -> SignatureRecord:
         for key in self._tables:
             if key not in _KEYS:
                 self._add((key,), f"unknown key {key!r}", nearest(key, _KEYS))

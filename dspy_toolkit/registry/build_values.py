@@ -105,7 +105,7 @@ def _names(tables: Mapping[str, Any], names: Collection[str]) -> Iterator[Proble
     named = {key: {name: name for name in tables[key]} for key in ("defaults", "values")}
     for key, pairs in {"renames": tables["renames"], **named}.items():
         for at, name in pairs.items():
-            if name not in names:
+            if not isinstance(name, str) or name not in names:
                 what = f"{name!r} is no field of this version"
                 yield Problem(("migration", key, at), what, nearest(str(name), names))
     for old in tables["renames"]:

@@ -33,6 +33,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _OBJECT = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
+_LARGEST = 10**300
 _LARGEST_LENGTH = 10**9
 
 # Names that DSPy's signatures, examples, predictions or predictors use for something else.
@@ -154,7 +155,7 @@ def _constraint_value_problem(key: str, value: Any, kind: Type) -> tuple[str, st
         if type(value) is not int or not 0 <= value <= _LARGEST_LENGTH:
             return f"{key} must be a whole number from 0 on, got {value!r}", "write for example 10"
         return None
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:
         return f"{key} must be a number, got {value!r}", "write for example 0"
     if kind == Scalar("int") and type(value) is not int:
         return f"{key} of an int must be whole, got {value!r}", f"write {math.floor(value)}"

@@ -14,6 +14,7 @@ from tests.registry.making import TRIAGE, write
 from tests.registry.strategies import many
 
 HEAD = 'name = "a"\nversion = "1.0.0"\ninstructions = "x"\n'
+NUMBER = '[inputs.text]\ntype = "str"\n[outputs.n]\ntype = "float"\n'
 FIELDS = '[inputs.text]\ntype = "str"\n[outputs.made]\ntype = "str"\n'
 
 
@@ -101,8 +102,12 @@ def _replaced(old: str, new: str) -> str:
         (f"{HEAD}{FIELDS}pattern = 3\n", 8, "pattern must be a text", "quotes"),
         (f'{HEAD}[inputs.text]\ntype = "str"\n[outputs.n]\ntype = "int"\nminimum = 0.5\n', 8,
          "minimum of an int must be whole", "write 0"),
-        (f'{HEAD}[inputs.text]\ntype = "str"\n[outputs.n]\ntype = "float"\nmaximum = inf\n', 8,
+        (f'{HEAD}{NUMBER}maximum = inf\n', 8,
          "maximum must be a number, got inf", "0"),
+        (f'{HEAD}{NUMBER}maximum = {10**400}\n', 8,
+         "maximum must be a number, got 1000", "0"),
+        (f'{HEAD}{NUMBER}maximum = nan\n', 8,
+         "maximum must be a number, got nan", "0"),
         (f'{HEAD}[inputs.text]\ntype = "str"\n[outputs.pic]\ntype = "Image"\n', 7,
          "Image works as an input only", "use `str`"),
         (f'{HEAD}[inputs.text]\ntype = "Noul"\n[outputs.made]\ntype = "str"\n', 5,
