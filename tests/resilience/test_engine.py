@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,10 @@ from dspy_toolkit.contract import (
     Request,
     Response,
     ServerError,
+    StreamDeltaEvent,
     StreamEvent,
+    StreamStartEvent,
+    TextDelta,
     TimeoutError,
     TransportError,
 )
@@ -499,6 +502,23 @@ def test_a_stream_that_stalls_is_given_up_on(bench: MakeBench, way: Way) -> None
     with pytest.raises(CallTimeout, match="no further token within 1 s"):
         way.stream(made.build(), ask(), heard)
     assert text_of(heard) == "answer of local"
+
+
+def test_empty_pieces_are_no_tokens(clock: ManualClock) -> None:
+    class Undead(FixedAnswer):
+        def stream(self, request: Request) -> Iterator[StreamEvent]:
+            yield StreamStartEvent(id="x", model="m")
+            for _ in range(50):
+                clock.advance(0.5)
+                yield StreamDeltaEvent(delta=TextDelta(text=""))
+
+    policy = EnginePolicy(timeouts=TimeoutPolicy(first_token_s=2.0), retry=ONCE)
+    engine = ResilientEngine(Policy("a", {"a": policy}), {"a": Undead("")}, clock=clock)
+    started = clock.now()
+
+    with pytest.raises(CallTimeout, match="no first token"):
+        list(engine.stream(ask()))
+    assert clock.now() - started <= 2.5
 
 
 def test_a_slow_reader_is_not_the_engines_fault(bench: MakeBench) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,13 +26,15 @@ from dspy_toolkit.resilience import (
     EnginePolicy,
     FixedAnswer,
     Policy,
+    RemoteEngine,
     ResilientEngine,
     RetryPolicy,
     TimeoutPolicy,
 )
-from dspy_toolkit.resilience.errors import CallTimeout, Full
+from dspy_toolkit.resilience.errors import CallTimeout, CircuitOpen, Full
 from dspy_toolkit.resilience.workers import Workers
 from tests.resilience.conftest import PATIENCE_S, Way, ask
+from tests.resilience.laboratory.server import FaultServer
 
 LIMIT_S = 0.03
 # What a busy machine may add.
@@ -236,6 +239,42 @@ def test_threads_wait_in_line_for_a_place() -> None:
 
     assert answers == ["x"] * 12
     assert most == 2
+
+
+def test_a_circuit_that_opens_while_a_call_waits_in_line_costs_no_place() -> None:
+    narrow = EnginePolicy(bulkhead=BulkheadPolicy(max_concurrent=1, max_queued=1))
+    engine = ResilientEngine(Policy("a", {"a": narrow}), {"a": FixedAnswer("x")})
+    gate = engine._guards["a"].gate
+    held = engine.stream(ask())
+    next(held)
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(engine.complete, ask())
+        assert until(lambda: gate.queued == 1)
+
+        engine.breakers["a"].open()
+        held.close()
+        with pytest.raises(CircuitOpen):
+            waiting.result(PATIENCE_S)
+
+    assert gate.running == 0
+
+
+@pytest.mark.parametrize("behaviour", ["stall", "dead"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_an_endpoint_that_never_answers_keeps_no_thread_that_was_given_up_on(
+    behaviour: str, streamed: bool
+) -> None:
+    policy = EnginePolicy(
+        timeouts=TimeoutPolicy(whole_s=2 * LIMIT_S), retry=RetryPolicy(attempts=1)
+    )
+    with FaultServer({behaviour: 1}) as server:
+        remote = RemoteEngine(server.url, "lab", read_s=10 * PATIENCE_S)
+        engine = ResilientEngine(Policy("a", {"a": policy}), {"a": remote})
+        with pytest.raises(CallTimeout):
+            list(engine.stream(ask())) if streamed else engine.complete(ask())
+
+        assert until(lambda: engine._guards["a"].gate.running == 0)
+        remote.close()
 
 
 def test_idle_workers_are_used_again_and_end_when_unused() -> None:

@@ -1,0 +1,230 @@
+"""What the policy costs when all is well: guarded calls beside bare calls of the same engine.
+
+    python benchmarks/resilience_overhead.py [--calls 2000] [--rounds 15] [--json]
+
+Bare and guarded calls take turns in one run, so that a busy machine slows both. Of each, the
+fastest round counts (what the code costs) and the median round is shown (what the machine gave).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from dspy_toolkit.contract import (
+    Message,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamEvent,
+    StreamStartEvent,
+    TextDelta,
+    Usage,
+)
+from dspy_toolkit.resilience import (
+    BreakerPolicy,
+    EnginePolicy,
+    FixedAnswer,
+    Policy,
+    ResilientEngine,
+    RetryPolicy,
+    TimeoutPolicy,
+)
+
+BAR_US = 50.0
+TOKENS = 100
+REQUEST = Request(model="m", messages=(Message.user("question"),))
+ANSWER = Response(
+    id="1",
+    model="m",
+    message=Message.assistant("answer " * 50),
+    finish_reason="stop",
+    usage=Usage(input_tokens=100, output_tokens=50),
+)
+EVENTS: tuple[StreamEvent, ...] = (
+    StreamStartEvent(id="1", model="m"),
+    *(StreamDeltaEvent(delta=TextDelta(text="token ")) for _ in range(TOKENS)),
+    StreamEndEvent(finish_reason="stop", usage=Usage(input_tokens=100, output_tokens=TOKENS)),
+)
+
+
+class Instant:
+    """An engine that does nothing, so that all time is the policy's."""
+
+    def complete(self, request: Request) -> Response:
+        return ANSWER
+
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        yield from EVENTS
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def async_twin(self) -> InstantTwin:
+        return InstantTwin()
+
+
+class InstantTwin:
+    async def complete(self, request: Request) -> Response:
+        return ANSWER
+
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        for event in EVENTS:
+            yield event
+
+    async def aclose(self) -> None:
+        pass
+
+
+def guarded(timeouts: TimeoutPolicy, deadline_s: float | None) -> ResilientEngine:
+    policy = Policy(
+        primary="local",
+        deadline_s=deadline_s,
+        engines={
+            "local": EnginePolicy(
+                fallback="default",
+                timeouts=timeouts,
+                breaker=BreakerPolicy(slow_call_s=5.0),
+                retry=RetryPolicy(attempts=3),
+            ),
+            "default": EnginePolicy(reserve_s=0.0 if deadline_s is None else 0.1),
+        },
+    )
+    return ResilientEngine(policy, {"local": Instant(), "default": FixedAnswer("none")})
+
+
+def rounds_of(calls: int, rounds: int, *actions: Callable[[], object]) -> list[list[float]]:
+    """Seconds a call, for each action and round; the actions take turns."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for place, action in enumerate(actions):
+            started = time.perf_counter()
+            for _ in range(calls):
+                action()
+            seconds[place].append((time.perf_counter() - started) / calls)
+    return seconds
+
+
+async def async_rounds_of(
+    calls: int, rounds: int, *actions: Callable[[], Awaitable[object]]
+) -> list[list[float]]:
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for place, action in enumerate(actions):
+            started = time.perf_counter()
+            for _ in range(calls):
+                await action()
+            seconds[place].append((time.perf_counter() - started) / calls)
+    return seconds
+
+
+def row(name: str, bare: list[float], own: list[float], per: int = 1) -> dict[str, float | str]:
+    us = 1e6 / per
+    return {
+        "call": name,
+        "bare_us": round(min(bare) * us, 2),
+        "guarded_us": round(min(own) * us, 2),
+        "overhead_us": round((min(own) - min(bare)) * us, 2),
+        "overhead_us_median": round((statistics.median(own) - statistics.median(bare)) * us, 2),
+        "ratio": round(min(own) / min(bare), 1),
+    }
+
+
+def measure(calls: int, rounds: int) -> list[dict[str, float | str]]:
+    bare = Instant()
+    plain = guarded(TimeoutPolicy(), None)
+    limited = guarded(TimeoutPolicy(whole_s=10.0), 20.0)
+    watched = guarded(TimeoutPolicy(first_token_s=5.0, between_tokens_s=2.0, whole_s=10.0), 20.0)
+    first, second, third = rounds_of(
+        calls,
+        rounds,
+        lambda: bare.complete(REQUEST),
+        lambda: plain.complete(REQUEST),
+        lambda: limited.complete(REQUEST),
+    )
+    rows = [
+        row("complete, threads, no time limit", first, second),
+        row("complete, threads, timeout and deadline", first, third),
+    ]
+    few = max(calls // TOKENS, 1)
+    first, second, third = rounds_of(
+        few,
+        rounds,
+        lambda: list(bare.stream(REQUEST)),
+        lambda: list(plain.stream(REQUEST)),
+        lambda: list(watched.stream(REQUEST)),
+    )
+    rows += [
+        row("stream, threads, no time limit, a token", first, second, TOKENS),
+        row("stream, threads, token timeouts, a token", first, third, TOKENS),
+    ]
+    return rows + asyncio.run(measure_async(calls, rounds, plain, limited, watched))
+
+
+async def measure_async(
+    calls: int,
+    rounds: int,
+    plain: ResilientEngine,
+    limited: ResilientEngine,
+    watched: ResilientEngine,
+) -> list[dict[str, float | str]]:
+    bare = InstantTwin()
+    first, second, third = await async_rounds_of(
+        calls,
+        rounds,
+        lambda: bare.complete(REQUEST),
+        lambda: plain.async_twin.complete(REQUEST),
+        lambda: limited.async_twin.complete(REQUEST),
+    )
+    rows = [
+        row("complete, coroutines, no time limit", first, second),
+        row("complete, coroutines, timeout and deadline", first, third),
+    ]
+
+    async def read(events: AsyncIterator[StreamEvent]) -> list[StreamEvent]:
+        return [event async for event in events]
+
+    few = max(calls // TOKENS, 1)
+    first, second, third = await async_rounds_of(
+        few,
+        rounds,
+        lambda: read(bare.stream(REQUEST)),
+        lambda: read(plain.async_twin.stream(REQUEST)),
+        lambda: read(watched.async_twin.stream(REQUEST)),
+    )
+    return [
+        *rows,
+        row("stream, coroutines, no time limit, a token", first, second, TOKENS),
+        row("stream, coroutines, token timeouts, a token", first, third, TOKENS),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    rows = measure(chosen.calls, chosen.rounds)
+    if chosen.json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([str(each[key]) for key in head] for each in rows)]
+    sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    worst = max(float(each["overhead_us"]) for each in rows)
+    sys.stdout.write(f"\nworst {worst} us, bar {BAR_US:g} us\n")
+
+
+if __name__ == "__main__":
+    main()
