@@ -33,10 +33,15 @@ def list_command(json: Json = False) -> None:
         out_json({"models": [_plain(dataclasses.asdict(entry)) for entry in entries]})
         return
     rows = [
-        (entry.reference, "yes" if entry.present else "no", _size(entry.size_bytes), entry.note)
+        (
+            entry.reference,
+            "here" if entry.present else _size(entry.size_bytes),
+            f"{entry.machine_gb} GB" if entry.machine_gb else "any",
+            entry.note,
+        )
         for entry in entries
     ]
-    table("", ("model", "here", "size", "note"), rows)
+    table("", ("model", "download", "needs", "note"), rows)
     say("get one with `dspy-tk models pull MODEL`")
 
 

@@ -57,7 +57,8 @@ class ModelEntry:
         present: whether it is on this machine.
         size_bytes: of its files; an estimate where it is not present.
         folder: where it lies, or None.
-        note: why it is listed.
+        note: what it is good for.
+        machine_gb: least memory of a machine that runs it well, where it is a recommended one.
     """
 
     reference: str
@@ -65,6 +66,7 @@ class ModelEntry:
     size_bytes: int
     folder: Path | None
     note: str
+    machine_gb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def list_models() -> list[ModelEntry]:
             False,
             int(entry.download_gb * 1e9),
             None,
-            f"recommended from {entry.machine_gb} GB of memory: {entry.note}",
+            entry.note,
+            entry.machine_gb,
         )
         for entry in RECOMMENDED
         if entry.reference not in present
