@@ -36,7 +36,7 @@ def list_command(json: Json = False) -> None:
         (
             entry.reference,
             "here" if entry.present else _size(entry.size_bytes),
-            f"{entry.machine_gb} GB" if entry.machine_gb else "any",
+            f"{entry.machine_gb} GB" if entry.machine_gb else "",
             entry.note,
         )
         for entry in entries
