@@ -1,0 +1,128 @@
+"""Print a table of accuracies of an exported model, which mlx-lm loads and runs.
+
+python evaluate.py --model embedded --episodes 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import episodes
+import extract
+import mlx.core as mx
+import mlx_lm
+import render
+from episodes import FORMS, Form, Piece
+from extract import Extraction, Questions
+from lexicon import HELD_OUT_LABELS, HELD_OUT_TOPICS, MAIN
+from mlx_lm.models.cache import make_prompt_cache
+
+FULL = FORMS["full"]
+SHOTS = (0, 2, 4, 8, 16)
+LONGEST = 48
+VALUE = re.compile(r"\[\[ ## (\w+) ## \]\]\n(.*?)\n\n(?=\[\[ ## )", re.DOTALL)
+
+
+Draw = Callable[[Random, int], list[Piece]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of task; `rows` names each output field that is scored and its chance level."""
+
+    name: str
+    rows: tuple[tuple[str, str], ...]
+    draw: Draw
+
+
+def always(_: list[Piece]) -> bool:
+    return True
+
+
+def classification(form: Form, natural: bool = False) -> Draw:
+    return lambda rng, shots: episodes.classify(rng, form, always, shots, natural=natural)
+
+
+def spans(make: Callable[[Random], Extraction | Questions]) -> Draw:
+    return lambda rng, shots: extract.episode(rng, make(rng), always, shots)
+
+
+def kinds() -> tuple[Kind, ...]:
+    two = replace(FULL, orders=(0, 0, 1), pair="urgency")
+    one = replace(FULL, orders=(1,))
+    shop = replace(two, kinds=(4, 4), pool=MAIN, named=1.0)
+    new = replace(shop, label_pool=HELD_OUT_LABELS, named=0.0)
+    both = (("topic", "25"), ("urgency", "50"))
+    pair, four = (("topic", "50"),), (("topic", "25"),)
+    held_out = replace(one, kinds=(2, 2), pool=HELD_OUT_TOPICS)
+    return (
+        Kind("four shop themes, urgency named", both, classification(shop)),
+        Kind("the same, both with labels never trained", both, classification(new)),
+        Kind("two of any topics", pair, classification(replace(one, kinds=(2, 2)))),
+        Kind("four of any topics", four, classification(replace(one, kinds=(4, 4)))),
+        Kind("two topics never trained", pair, classification(held_out)),
+        Kind("four topics, named", four, classification(replace(one, kinds=(4, 4)), natural=True)),
+        Kind("parts of a sentence", (("first", "0"),), spans(Extraction)),
+        Kind("question, span", (("answer", "0"),), spans(lambda rng: Questions(rng, False))),
+        Kind("question, yes or no", (("answer", "50"),), spans(lambda rng: Questions(rng, True))),
+    )
+
+
+def answer(model: Any, tokenizer: Any, prompt: str) -> str:
+    """The greedy answer to a rendered prompt."""
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    cache = make_prompt_cache(model)
+    logits = model(mx.array([ids]), cache=cache)
+    made: list[int] = []
+    for _ in range(LONGEST):
+        token = int(mx.argmax(logits[0, -1]).item())
+        if token in tokenizer.eos_token_ids:
+            break
+        made.append(token)
+        logits = model(mx.array([[token]]), cache=cache)
+    return tokenizer.decode(made)
+
+
+def score(model: Any, tokenizer: Any, kind: Kind, shots: int, count: int) -> list[float]:
+    """Percent right for each row of a kind; a question's is that of its last field."""
+    right = [0] * len(kind.rows)
+    for seed in range(count):
+        pieces = kind.draw(Random(f"evaluate:{kind.name}:{seed}"), shots)
+        last = max(i for i, piece in enumerate(pieces) if piece.text == render.TURN)
+        prompt = "".join(piece.text for piece in pieces[: last + 1])
+        wanted = [piece.text for piece in pieces[last:] if piece.seen >= 0]
+        found = [value for _, value in VALUE.findall(answer(model, tokenizer, prompt))]
+        if len(found) != len(wanted):
+            continue
+        if kind.rows[0][0] == "answer":
+            wanted, found = wanted[-1:], found[-1:]
+        for row in range(len(kind.rows)):
+            right[row] += found[row] == wanted[row]
+    return [100 * value / count for value in right]
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--model", type=Path, required=True)
+    parse.add_argument("--episodes", type=int, default=100, help="episodes a cell")
+    args = parse.parse_args()
+    model, tokenizer = mlx_lm.load(str(args.model))
+    sys.stdout.write("| task | field | chance | " + " | ".join(map(str, SHOTS)) + " |\n")
+    sys.stdout.write("|---" * (3 + len(SHOTS)) + "|\n")
+    for kind in kinds():
+        columns = [score(model, tokenizer, kind, shots, args.episodes) for shots in SHOTS]
+        for row, (name, chance) in enumerate(kind.rows):
+            cells = " | ".join(f"{column[row]:.0f}" for column in columns)
+            sys.stdout.write(f"| {kind.name} | {name} | {chance} | {cells} |\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
