@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,19 +20,18 @@ def talk_console() -> Console:
 
 def say(text: str) -> None:
     """Tell the person something; machines reading stdout do not see it."""
-    talk_console().print(text, markup=False, soft_wrap=True)
+    talk_console().print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 def out(text: str) -> None:
-    """Print data as it is, without wrapping or markup."""
-    _data_console().print(text, markup=False, soft_wrap=True)
+    """Print data to stdout as it is."""
+    # Not through rich, which would turn a ":100:" in the data into a picture.
+    sys.stdout.write(f"{text}\n")
 
 
 def out_json(value: Any) -> None:
     """Print one JSON value, in UTF-8, indented."""
-    _data_console().print(
-        json.dumps(value, indent=2, ensure_ascii=False), markup=False, soft_wrap=True
-    )
+    out(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -44,8 +44,4 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         grid.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    _data_console().print(grid)
-
-
-def _data_console() -> Console:
-    return Console(highlight=False)
+    Console(highlight=False, emoji=False).print(grid)
