@@ -144,7 +144,7 @@ def _hurry(job: Job, tally: CallTally) -> None:
     """End the threads that are still at work: no new calls, and those in flight break off."""
     tally.stop(ToolkitError("the run was interrupted"))
     if job.owns_model:
-        job.lm.engine.close()
+        job.lm.release()
     tally.drain(_PATIENCE_S)
 
 

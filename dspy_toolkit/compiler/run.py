@@ -88,7 +88,11 @@ def compile_task(
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
     )
-    return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
+    try:
+        return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
+    finally:
+        if job.owns_model:
+            lm.release()
 
 
 def compile_program(

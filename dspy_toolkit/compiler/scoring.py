@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,17 +84,19 @@ def score_path(
     artifact = _artifact_at(path)
     subject = load_task(_task_of(artifact, task, chosen) if artifact else task or path)
     examples = subject.data.split(split).examples
-    if lm is None:
-        lm = _model(subject, artifact, chosen, model, adapter)
-    program = artifact.program(lm) if artifact else subject.program()
+    used = lm or _model(subject, artifact, chosen, model, adapter)
+    program = artifact.program(used) if artifact else subject.program()
     style = artifact.manifest["prompt_format"] if artifact else subject.format
     tally, started = CallTally(), time.monotonic()
     with (
+        ExitStack() as cleanup,
         corrected(lambda line: None),
-        dspy.context(lm=lm, adapter=prompt_format(style)),
+        dspy.context(lm=used, adapter=prompt_format(style)),
         counted(tally),
         under(chosen),
     ):
+        if lm is None:
+            cleanup.callback(used.release)
         evaluation = evaluate(
             program,
             examples,
@@ -101,7 +104,9 @@ def score_path(
             threads=threads or chosen.threads,
             progress=_progress(subject.name, len(examples)),
         )
-    return _score(evaluation, subject, artifact, lm, split, tally.calls, time.monotonic() - started)
+    return _score(
+        evaluation, subject, artifact, used, split, tally.calls, time.monotonic() - started
+    )
 
 
 def _artifact_at(path: Path) -> Artifact | None:

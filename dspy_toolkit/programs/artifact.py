@@ -104,6 +104,7 @@ class Artifact:
             **model["options"],
         )
         if lm.model != model["string"]:
+            lm.release()
             raise IntegrityError(
                 f"artifact {self.folder} was compiled for {model['string']}, but "
                 f"{model['reference']!r} is now {lm.model}; compile again, or name the model "
@@ -257,11 +258,21 @@ def ask(
     """
     artifact = load_artifact(folder)
     artifact.check(values)
-    if lm is None and model is not None:
-        made = artifact.manifest["model"]
-        kept = {key: made[key] for key in ("temperature", "max_tokens")}
-        lm = local_lm(model, adapter=adapter, settings=settings, **kept)
-    return artifact.run(artifact.program(lm, settings=settings), values)
+    used = lm or _opened(artifact, model, adapter, settings)
+    try:
+        return artifact.run(artifact.program(used), values)
+    finally:
+        if lm is None:
+            used.release()
+
+
+def _opened(
+    artifact: Artifact, model: str | None, adapter: Path | None, settings: Settings | None
+) -> LocalLM:
+    if model is None:
+        return artifact.language_model(settings)
+    kept = {key: artifact.manifest["model"][key] for key in ("temperature", "max_tokens")}
+    return local_lm(model, adapter=adapter, settings=settings, **kept)
 
 
 def _signature(place: Path, manifest: Mapping[str, Any]) -> SignatureRecord | None:

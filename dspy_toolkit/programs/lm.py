@@ -84,6 +84,13 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         # DSPy deep-copies programs with their model; weights must not be copied along.
         return self
 
+    def release(self) -> None:
+        """Give the model back, for whoever opened it; calls after this fail.
+
+        DSPy's own `close` leaves an engine that it was given alone.
+        """
+        self.engine.close()
+
     def dump_state(self) -> dict[str, Any]:
         """The state for DSPy's own saving of programs that hold their model."""
         return {**super().dump_state(), "seed": self.seed}
