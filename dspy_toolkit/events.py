@@ -69,7 +69,10 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
-    """A run entered a phase: `baseline`, `optimize` or `test`. `total` counts its steps."""
+    """A run entered a phase: `baseline`, `optimize`, `test`, or `evaluate` where it is alone.
+
+    `total` counts its steps, where it is known.
+    """
 
     run: str
     phase: str

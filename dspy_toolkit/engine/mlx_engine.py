@@ -19,6 +19,7 @@ from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Message, Sequence
 from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.start import Facts
+from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.engine.worker import Worker
 from dspy_toolkit.errors import IntegrityError
 
@@ -44,6 +45,8 @@ class MlxEngine:
         self._worker: Worker[Facts] = lease.worker
         self._lease = lease
         self._forgotten = weakref.finalize(self, lease.worker.post, lease.release)
+        # At exit `pool.close_all` ends every thread and waits for it; this would only ask.
+        self._forgotten.atexit = False
         self._reference = reference
         self._options = options
         self._chat = Chat(self._worker.facts.tokenizer, options.template)
@@ -72,6 +75,10 @@ class MlxEngine:
     def running(self) -> int:
         """Calls of this model that wait or decode, those of other engines over it among them."""
         return self._worker.running
+
+    def stats(self) -> Counts:
+        """What this model has done in this process so far."""
+        return self._worker.counts
 
     @property
     def async_twin(self) -> AsyncMlxEngine:

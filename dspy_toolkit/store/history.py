@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import JSON, Engine, Float, Integer, String, create_engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dspy_toolkit.errors import IntegrityError, NotFound, StorageError
 from dspy_toolkit.store.files import storage_errors
@@ -74,8 +75,12 @@ class History:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._engine = _open(path)
-        with self._errors():
-            _Base.metadata.create_all(self._engine)
+        with self._errors(), self._engine.begin() as connection:
+            # Not `create_all`, which looks first and creates then: two processes may look at once.
+            for table in _Base.metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     def add(self, row: RunRow) -> None:
         """Record a run that starts."""

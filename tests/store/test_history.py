@@ -51,9 +51,8 @@ def test_an_unknown_run_is_not_found(history: History) -> None:
         history.finish("zzz", {})
 
 
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+def test_many_writers_lose_nothing_even_when_they_all_come_first(tmp_path: Path) -> None:
     path = tmp_path / "history.sqlite"
-    History(path).close()
 
     def write(number: int) -> None:
         own = History(path)
