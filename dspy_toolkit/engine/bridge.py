@@ -73,6 +73,7 @@ class Answer:
         reason: "stop", "length" or "tool_call".
         input_tokens: tokens read.
         output_tokens: tokens drawn.
+        cached_tokens: those of the tokens read that an earlier call had read already.
         calls: tool calls, in order; they stand after the text.
         late: those of the pieces that no stream has brought, because they looked like calls.
     """
@@ -83,6 +84,7 @@ class Answer:
     output_tokens: int
     calls: Sequence[Call] = ()
     late: Sequence[Piece] = ()
+    cached_tokens: int = 0
 
 
 def read_request(request: Request, tools: bool, thinking: bool) -> Ask:
@@ -331,7 +333,9 @@ def _bytes(text: str) -> tuple[int, ...] | None:
 
 def _usage(answer: Answer) -> lm15.Usage:
     return lm15.Usage(
-        input_tokens=answer.input_tokens, output_tokens=answer.output_tokens, cache_read_tokens=0
+        input_tokens=answer.input_tokens,
+        output_tokens=answer.output_tokens,
+        cache_read_tokens=answer.cached_tokens,
     )
 
 

@@ -47,7 +47,7 @@ def open_engine(
     read_config(source.folder)
     identity = identify(source, options, settings)
     device = identity.device
-    speed = (options.rows, options.prefill_rows, options.prefill_tokens)
+    speed = (options.rows, options.prefill_rows, options.prefill_tokens, options.prefix_bytes)
     began = time.perf_counter()
     opened = lease(
         (identity.files, device.name, device.dtype, speed),

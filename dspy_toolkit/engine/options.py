@@ -24,6 +24,8 @@ class EngineOptions:
         prefill_rows: most prompts that are read together.
         prefill_tokens: most tokens of each prompt that are read in one step; None takes 256 on a
             CPU, where longer slices spend more on attention they mask out, else 2048.
+        prefix_bytes: most memory for prefixes of earlier prompts, so that they need not be read
+            again; 0 keeps none, None takes a tenth of the device's memory.
         max_tokens: longest answer of a call that names none.
         temperature: 0 takes the likeliest token every time.
         top_p: smallest set of tokens holding this share of the probability; 1 keeps all.
@@ -41,6 +43,7 @@ class EngineOptions:
     rows: int = 32
     prefill_rows: int = 8
     prefill_tokens: int | None = None
+    prefix_bytes: int | None = None
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -128,6 +131,9 @@ _RULES: dict[str, Rule] = {
     "rows": _count(1),
     "prefill_rows": _count(1),
     "prefill_tokens": _OPEN_COUNT,
+    "prefix_bytes": Rule(
+        "a whole number of at least 0, or None", lambda value: value is None or _whole(value, 0)
+    ),
     "max_tokens": _count(1),
     "temperature": _span(0.0, 2.0),
     "top_p": _span(0.0, 1.0),

@@ -91,6 +91,7 @@ class RunningCall:
             pieces=spoken.pieces,
             reason="tool_call" if called else finished.reason,
             input_tokens=finished.prompt_tokens,
+            cached_tokens=finished.reused_tokens,
             output_tokens=finished.output_tokens,
             calls=[
                 bridge.Call(f"call_{turn}_{number}", name, arguments)

@@ -29,6 +29,7 @@ class Finished:
         reason: "stop" when the model or a stop string ended it, "length" when a limit did.
         pieces: the whole answer.
         prompt_tokens: tokens read.
+        reused_tokens: those of the prompt that another call had read before.
         output_tokens: tokens drawn, the one that ends the answer among them.
         seconds_to_first: from submission to the first token.
         seconds: from submission to the last.
@@ -37,6 +38,7 @@ class Finished:
     reason: FinishReason
     pieces: tuple[Piece, ...]
     prompt_tokens: int
+    reused_tokens: int
     output_tokens: int
     seconds_to_first: float
     seconds: float
@@ -67,6 +69,7 @@ class Sequence:
         logprobs: None for no scores, else how many of the likeliest tokens to score beside the
             drawn one.
         cancelled: set by the caller, from any thread, when nobody waits for the answer any more.
+        reused: tokens of the prompt that were not read, because another call had read them.
     """
 
     prompt: list[int]
@@ -78,13 +81,20 @@ class Sequence:
     streaming: bool = False
     logprobs: int | None = None
     cancelled: bool = False
+    reused: int = 0
     answer: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     submitted: float = field(default_factory=time.perf_counter)
     first: float | None = None
+    ended: bool = False
 
     def accept(self, drawn: Drawn) -> Finished | None:
-        """Take the next token; returns what to tell the caller when the answer is complete."""
+        """Take the next token; returns what to tell the caller when the answer is complete.
+
+        Tokens that come after that are passed over.
+        """
+        if self.ended:
+            return None
         self.first = self.first or time.perf_counter()
         self.answer.append(drawn.token)
         if drawn.token in self.eos:
@@ -107,12 +117,14 @@ class Sequence:
                 self.sink(piece)
 
     def _end(self, reason: FinishReason) -> Finished:
+        self.ended = True
         self._send(self.reader.finish())
         now = time.perf_counter()
         return Finished(
             reason="stop" if self.reader.stopped else reason,
             pieces=tuple(self.pieces),
             prompt_tokens=len(self.prompt),
+            reused_tokens=self.reused,
             output_tokens=len(self.answer),
             seconds_to_first=(self.first or now) - self.submitted,
             seconds=now - self.submitted,

@@ -14,7 +14,16 @@ from dspy_toolkit.engine.worker import Rows, Worker
 
 @dataclass(frozen=True)
 class Facts:
-    """What callers know of a loaded model without touching it."""
+    """What callers know of a loaded model without touching it.
+
+    Attributes:
+        tokenizer: mlx-lm's wrapper.
+        eos: tokens that end an answer.
+        context: most tokens of prompt and answer together, or None where the model names none.
+        dtype, device: where it runs, and in which numbers.
+        expanded: whether quantized weights were expanded to plain ones.
+        unshared: why calls cannot share what they have in common, or None where they do.
+    """
 
     tokenizer: Any
     eos: frozenset[int]
@@ -22,6 +31,7 @@ class Facts:
     dtype: str
     device: str
     expanded: bool
+    unshared: str | None
 
 
 def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
@@ -35,6 +45,8 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         from mlx.core import clear_streams
 
         with file_limit_kept():
+            from dspy_toolkit.engine.plain_step import PlainStepper
+            from dspy_toolkit.engine.runner import Runner, Unshareable
             from dspy_toolkit.engine.step import Stepper
             from dspy_toolkit.engine.weights import load_model
 
@@ -44,6 +56,13 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         except BaseException:
             clear_streams()
             raise
+        unshared: str | None = None
+        batch: Rows
+        try:
+            batch = Stepper(Runner(loaded.model), options, device)
+        except Unshareable as error:
+            unshared = str(error)
+            batch = PlainStepper(loaded.model, options, device)
         facts = Facts(
             tokenizer=loaded.tokenizer,
             eos=frozenset(loaded.tokenizer.eos_token_ids),
@@ -51,7 +70,8 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
             dtype=loaded.dtype,
             device=device.name,
             expanded=loaded.expanded,
+            unshared=unshared,
         )
-        return facts, Stepper(loaded.model, options, device)
+        return facts, batch
 
     return Worker(load, source.name)

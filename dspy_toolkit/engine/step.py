@@ -1,77 +1,121 @@
-"""The only file that calls the model: rows in, one token per row and step out.
+"""Reading and decoding with shared prefixes: what was read once is not read again.
 
-mlx-lm's `BatchGenerator` does the batching. It is told neither stop tokens nor a length, because
-it extracts a copy of a row's cache when it ends a row itself; here the row is simply removed.
+A prompt that has been read is stored in a prefix tree. A waiting row that shares more with a row
+being read than is stored waits for that row, so that a burst of calls reads its prefix once.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx_lm.generate import BatchGenerator
 
+from dspy_toolkit.engine.choice import Chooser
 from dspy_toolkit.engine.device import Device
 from dspy_toolkit.engine.options import EngineOptions
-from dspy_toolkit.engine.output import Score
-from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
+from dspy_toolkit.engine.plan import Group, Limits, plan
+from dspy_toolkit.engine.prefix_tree import PrefixTree
+from dspy_toolkit.engine.runner import Runner
 from dspy_toolkit.engine.sequence import Drawn, Sequence
+from dspy_toolkit.engine.slots import Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.stats import Counts
 
-_NO_LIMIT = 1 << 40
+# A row waits for another one's prefix when it saves at least this many tokens of reading.
+_WORTH_WAITING = 32
 # A slice is scored against all tokens up to its end, also those it may not see. Reading 800 tokens
 # on a CPU took 165 ms in one slice and 113 ms in slices of 256.
-_CPU_SLICE = 256
-_GPU_SLICE = 2048
+_CPU_SLICE, _GPU_SLICE = 256, 2048
+_CPU_PADDING, _GPU_PADDING = 32, 1024
+_PREFIX_SHARE = 0.1
+
+
+@dataclass(eq=False)
+class _Row:
+    """A sequence with a slot of its own.
+
+    Attributes:
+        tokens: all that are known, prompt and answer.
+        done: how many of them the model has seen.
+        reads: whether the prompt is not stored yet.
+    """
+
+    sequence: Sequence
+    chooser: Chooser
+    tokens: list[int]
+    slot: int = -1
+    done: int = 0
+    reads: bool = True
+    waits_for: _Row | None = None
+    ready: list[Drawn] = field(default_factory=list)
 
 
 class Stepper:
     """Decodes many sequences together. Use it on one thread only."""
 
-    def __init__(self, model: Any, options: EngineOptions, device: Device) -> None:
-        self._model = model
-        self._options = options
-        self._slice = options.prefill_tokens or (_CPU_SLICE if device.name == "cpu" else _GPU_SLICE)
+    def __init__(self, runner: Runner, options: EngineOptions, device: Device) -> None:
+        cpu = device.name == "cpu"
+        self._runner = runner
+        self._most_rows = options.rows
+        self._limits = Limits(
+            reading_rows=min(options.prefill_rows, options.rows),
+            slice_tokens=options.prefill_tokens or (_CPU_SLICE if cpu else _GPU_SLICE),
+            padding_tokens=_CPU_PADDING if cpu else _GPU_PADDING,
+        )
+        budget = options.prefix_bytes
+        self._tree: PrefixTree[Stretch] = PrefixTree(
+            int(_PREFIX_SHARE * device.memory_bytes) if budget is None else budget,
+            cost=stretch_bytes,
+            split=split_stretch,
+        )
         self._stream = mx.new_stream(device.kind)
-        self._rows: dict[int, Sequence] = {}
-        self._generator = self._new_generator()
+        self._waiting: deque[_Row] = deque()
+        self._rows: list[_Row] = []
+        self.counts = Counts()
 
     @property
     def rows(self) -> list[Sequence]:
         """The sequences being read or decoded, oldest first."""
-        return list(self._rows.values())
+        return [row.sequence for row in (*self._rows, *self._waiting)]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, from its beginning or from where it was when it was removed."""
-        (uid,) = self._generator.insert(
-            [sequence.prompt + sequence.answer],
-            max_tokens=[_NO_LIMIT],
-            samplers=[make_sampler(sequence.sampling, len(sequence.answer))],
-            logits_processors=[make_processors(sequence.sampling, len(sequence.prompt))],
-        )
-        self._rows[uid] = sequence
+        chooser = Chooser(sequence)
+        row = _Row(sequence, chooser, sequence.prompt + sequence.answer)
+        forced = chooser.forced()
+        row.tokens += [drawn.token for drawn in forced]
+        row.ready = forced
+        self.counts.forced += len(forced)
+        self._waiting.append(row)
 
     def remove(self, sequence: Sequence) -> None:
         """Free a sequence's row, in whatever stage it is."""
-        uids = [uid for uid, row in self._rows.items() if row is sequence]
-        for uid in uids:
-            del self._rows[uid]
-        self._generator.remove(uids)
+        for row in [row for row in self._waiting if row.sequence is sequence]:
+            self._waiting.remove(row)
+        for row in [row for row in self._rows if row.sequence is sequence]:
+            self._rows.remove(row)
+            row.reads = False
+            self._runner.slots.free(row.slot)
 
     def step(self) -> list[tuple[Sequence, Drawn]]:
-        """Read a slice of the new prompts and draw one token for every row that has been read."""
-        _, responses = self._generator.next()
-        return [
-            (row, _drawn(row, response.token, response.logprobs))
-            for response in responses
-            if (row := self._rows.get(response.uid)) is not None
-        ]
+        """Run the model for the rows that are due, and draw for those that have been read."""
+        with mx.stream(self._stream):
+            self._admit()
+            drawn = [(row.sequence, token) for row in self._rows for token in row.ready]
+            for row in self._rows:
+                row.ready = []
+            running = [row for row in self._rows if not row.chooser.ended]
+            for group in plan([len(row.tokens) - row.done for row in running], self._limits):
+                drawn += self._advance(running, group)
+        return drawn
 
     def reset(self) -> None:
-        """Drop every row and start anew, after a step that failed."""
+        """Drop every row and every stored prefix, after a step that failed."""
         self._rows.clear()
-        self._generator.close()
-        self._generator = self._new_generator()
+        self._waiting.clear()
+        self._tree.clear()
+        self._runner.slots.clear()
 
     def close(self) -> None:
         """Give the memory and the device back; the thread is done with MLX.
@@ -79,30 +123,98 @@ class Stepper:
         MLX joins a stream's own thread when the thread that made it ends. `Thread.join` does not
         wait for that, so at the end of the process the two raced and Python was aborted.
         """
-        self._rows.clear()
-        self._generator.close()
-        del self._generator, self._model
+        self.reset()
+        del self._runner
         mx.synchronize(self._stream)
         mx.clear_cache()
         mx.clear_streams()
 
-    def _new_generator(self) -> BatchGenerator:
-        options = self._options
-        return BatchGenerator(
-            self._model,
-            sampler=greedy,
-            completion_batch_size=options.rows,
-            prefill_batch_size=min(options.prefill_rows, options.rows),
-            prefill_step_size=self._slice,
-            stream=self._stream,
+    def _admit(self) -> None:
+        laid: dict[tuple[tuple[int, int], ...], tuple[list[int], Any]] = {}
+        for row in list(self._waiting):
+            if len(self._rows) >= self._most_rows:
+                break
+            if row.waits_for is not None and row.waits_for.reads:
+                continue
+            match = self._tree.match(row.tokens[:-1])
+            row.waits_for = self._leader(row.tokens[:-1], match.length + _WORTH_WAITING)
+            if row.waits_for is not None:
+                continue
+            self._waiting.remove(row)
+            row.slot = self._runner.slots.take()
+            row.done = match.length
+            row.sequence.reused = min(match.length, len(row.sequence.prompt))
+            self.counts.reused += match.length
+            self._rows.append(row)
+            if match.parts:
+                key = tuple((id(part.payload), part.used) for part in match.parts)
+                laid.setdefault(key, ([], match.parts))[0].append(row.slot)
+        for slots, parts in laid.values():
+            begin = 0
+            for part in parts:
+                self._runner.slots.put(slots, begin, part.payload, part.used)
+                begin += part.used
+
+    def _leader(self, tokens: list[int], shared: int) -> _Row | None:
+        """A row being read that begins with the same `shared` tokens."""
+        if len(tokens) < shared:
+            return None
+        tail = slice(shared - _WORTH_WAITING, shared)
+        for row in self._rows:
+            if (
+                row.reads
+                and row.tokens[tail] == tokens[tail]
+                and row.tokens[:shared] == tokens[:shared]
+                and len(row.tokens) >= shared
+            ):
+                return row
+        return None
+
+    def _advance(self, running: list[_Row], group: Group) -> list[tuple[Sequence, Drawn]]:
+        shares = sorted(
+            ((running[share.row], share.tokens) for share in group), key=lambda pair: pair[0].slot
         )
+        logits = self._runner.run(
+            [row.slot for row, _ in shares],
+            [row.tokens[row.done : row.done + count] for row, count in shares],
+        )
+        self.counts.run(len(shares))
+        stored: list[Stretch] = []
+        finished: list[tuple[int, _Row]] = []
+        for place, (row, count) in enumerate(shares):
+            self.counts.read += max(0, min(count, len(row.sequence.prompt) - row.done))
+            row.done += count
+            if row.reads and row.done >= len(row.sequence.prompt):
+                self._store(row, stored)
+            if row.done == len(row.tokens):
+                finished.append((place, row))
+            elif row.reads:
+                # Who was read goes to the back, so that a long prompt lets shorter ones pass.
+                self._rows.remove(row)
+                self._rows.append(row)
+        # Unevaluated, what was stored would keep the whole batch's arrays alive.
+        due = [stored, self._runner.slots.arrays()]
+        if not finished:
+            mx.eval(due)
+            return []
+        if len(finished) < len(shares):
+            logits = logits[mx.array([place for place, _ in finished])]
+        drawn = Chooser.draw([row.chooser for _, row in finished], logits, due)
+        result = []
+        for (_, row), tokens in zip(finished, drawn, strict=True):
+            row.tokens += [each.token for each in tokens]
+            self.counts.decoded += 1
+            self.counts.forced += len(tokens) - 1
+            result += [(row.sequence, each) for each in tokens]
+        return result
 
+    def _store(self, row: _Row, stored: list[Stretch]) -> None:
+        row.reads = False
+        prompt = row.sequence.prompt
 
-def _drawn(row: Sequence, token: int, logprobs: mx.array) -> Drawn:
-    if row.logprobs is None:
-        return Drawn(token)
-    scores = np.array(logprobs.astype(mx.float32))
-    count = min(row.logprobs, scores.size)
-    best = np.argsort(-scores, kind="stable")[:count]
-    top = tuple((int(other), float(scores[other])) for other in best)
-    return Drawn(token, Score(token, float(scores[token]), top))
+        def copy(begin: int) -> Stretch:
+            stretch = self._runner.slots.copy(row.slot, begin, len(prompt))
+            stored.append(stretch)
+            return stretch
+
+        self._tree.insert(prompt, copy)

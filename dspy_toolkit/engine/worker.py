@@ -10,15 +10,23 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
+from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.events import EngineDied, emit
 
 
 class Rows(Protocol):
-    """What the thread drives: a `Stepper`, or a stand-in without a model."""
+    """What the thread drives: a `Stepper`, or a stand-in without a model.
+
+    A step may hand out several tokens of a row, in order, and some of rows that ended before them.
+    """
+
+    @property
+    def counts(self) -> Counts: ...
 
     @property
     def rows(self) -> list[Sequence]: ...
@@ -81,6 +89,11 @@ class Worker(Generic[Facts]):
     def running(self) -> int:
         """Calls the thread holds, waiting or decoding; those it has not heard of are left out."""
         return 0 if self._serving is None else self._serving.held
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        return Counts() if self._serving is None else replace(self._serving.counts)
 
     def submit(self, sequence: Sequence) -> None:
         """Hand a sequence over; its sink hears the end.
@@ -164,6 +177,10 @@ class _Serving:
     def held(self) -> int:
         """Sequences without an answer."""
         return len(self._batch.rows) + len(self._suspects) + len(self._waiting)
+
+    @property
+    def counts(self) -> Counts:
+        return self._batch.counts
 
     def run(self) -> None:
         """Take, admit, step, hand back, until told to end."""

@@ -146,6 +146,8 @@ def test_a_stop_string_that_spans_tokens_cuts_between_them(engine: MlxEngine) ->
 
 def test_streams_of_scores_and_text_are_those_of_the_whole_answer(engine: MlxEngine) -> None:
     request = ask("Hello", logprobs=1, stop=("zz",))
+    # Once read, the prompt counts as reused in both.
+    engine.complete(request)
     events = list(engine.stream(request))
 
     assert lm15.materialize_response(iter(events), request) == engine.complete(request)
@@ -157,7 +159,6 @@ def test_usage_counts_prompt_and_drawn_tokens(engine: MlxEngine) -> None:
     usage = engine.complete(ask("Hello", max_tokens=5)).usage
 
     assert (usage.input_tokens, usage.output_tokens) == (len(prompt), 5)
-    assert usage.cache_read_tokens == 0
 
 
 def test_an_answer_ends_where_the_context_does(model_folder: Path, settings: Settings) -> None:
@@ -279,9 +280,9 @@ def test_coroutines_share_the_batch(engine: MlxEngine) -> None:
         calls = [engine.async_twin.complete(ask(text)) for text in prompts(6)]
         return await asyncio.gather(*calls)
 
-    expected = [engine.complete(ask(text)) for text in prompts(6)]
+    expected = [engine.complete(ask(text)).text for text in prompts(6)]
 
-    assert in_time(all_of_them()) == expected
+    assert [response.text for response in in_time(all_of_them())] == expected
 
 
 def test_an_answer_for_a_loop_that_has_ended_is_dropped_without_harm() -> None:

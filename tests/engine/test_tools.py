@@ -65,7 +65,7 @@ def test_an_answer_with_calls_ends_for_them_whole_and_in_a_stream(
     tmp_path: Path, settings: Settings
 ) -> None:
     engine = open_engine(str(write_model(tmp_path / "m", TOOLS)), EngineOptions(), settings)
-    finished = Finished("stop", SAID, 5, 7, 0.1, 0.2)
+    finished = Finished("stop", SAID, 5, 0, 7, 0.1, 0.2)
     inbox: SimpleQueue[Message] = SimpleQueue()
     prepared = [engine.prepare(request(), inbox.put, streaming=s) for s in (False, True)]
     whole = prepared[0].response(finished)

@@ -10,6 +10,7 @@ import pytest
 from dspy_toolkit.engine.output import Markers, OutputReader, text_of
 from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Message, Sequence
+from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.engine.worker import EngineStopped, Worker
 from dspy_toolkit.events import EngineDied, Event, subscribed
 
@@ -39,6 +40,7 @@ class Echo:
     def __init__(self, gate: threading.Event | None = None) -> None:
         self.rows: list[Sequence] = []
         self.largest = 0
+        self.counts = Counts()
         self.closed = False
         self._gate = gate
 

@@ -48,8 +48,20 @@ def write_tokenizer(folder: Path, template: str | None = CHATML, vocabulary: int
     return int(tokenizer.get_vocab_size())
 
 
-def write_model(folder: Path, template: str | None = CHATML, bits: int | None = None) -> Path:
-    """Write a whole model folder, quantized if `bits` is given."""
+def write_sliding_model(folder: Path) -> Path:
+    """Write a model one of whose layers looks back no further than 32 tokens."""
+    return write_model(
+        folder, more={"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 32}
+    )
+
+
+def write_model(
+    folder: Path,
+    template: str | None = CHATML,
+    bits: int | None = None,
+    more: dict[str, Any] | None = None,
+) -> Path:
+    """Write a whole model folder, quantized if `bits` is given; `more` goes into its config."""
     import mlx.core as mx
     import mlx.nn as nn
     from mlx.utils import tree_flatten, tree_map
@@ -69,6 +81,7 @@ def write_model(folder: Path, template: str | None = CHATML, bits: int | None = 
         "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": True,
         "rope_theta": 10000.0,
+        **(more or {}),
     }
     model = Model(ModelArgs.from_dict(config))
     key = iter(mx.random.split(mx.random.key(7), 64))

@@ -1,0 +1,79 @@
+"""Choosing the next tokens of rows: their grammar, their penalties, their chance, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dspy_toolkit.engine.output import Score
+from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
+from dspy_toolkit.engine.sequence import Drawn, Sequence
+
+
+class Chooser:
+    """Draws for one row.
+
+    Attributes:
+        ended: whether the grammar lets nothing more follow.
+    """
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+        self._sampler = make_sampler(sequence.sampling, len(sequence.answer))
+        self._processors = make_processors(sequence.sampling, len(sequence.prompt))
+        self._tokens = [*sequence.prompt, *sequence.answer]
+        self._guide = None
+        self.ended = False
+
+    def forced(self) -> list[Drawn]:
+        """The tokens that must come next."""
+        return []
+
+    @staticmethod
+    def draw(choosers: List[Chooser], logits: mx.array, due: Any) -> list[list[Drawn]]:
+        """Draw a token for each row, with those that must follow it.
+
+        Args:
+            choosers: of the rows.
+            logits: (rows, vocab), in the model's number type.
+            due: arrays to evaluate along with the tokens.
+        """
+        if any(chooser._processors for chooser in choosers):
+            rows = [chooser._processed(logits[n : n + 1]) for n, chooser in enumerate(choosers)]
+            logits = mx.concatenate(rows, axis=0)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        if all(chooser._sampler is greedy for chooser in choosers):
+            tokens = greedy(logprobs)
+        else:
+            tokens = mx.concatenate(
+                [chooser._sampler(logprobs[n : n + 1]) for n, chooser in enumerate(choosers)]
+            )
+        scored = any(chooser._sequence.logprobs is not None for chooser in choosers)
+        mx.eval(due, tokens, logprobs if scored else [])
+        scores = np.array(logprobs.astype(mx.float32)) if scored else None
+        return [
+            chooser._take(int(token), None if scores is None else scores[n])
+            for n, (chooser, token) in enumerate(zip(choosers, np.array(tokens), strict=True))
+        ]
+
+    def _processed(self, logits: mx.array) -> mx.array:
+        if self._processors:
+            context = mx.array(self._tokens)
+            for processor in self._processors:
+                logits = processor(context, logits)
+        return logits
+
+    def _take(self, token: int, scores: np.ndarray | None) -> list[Drawn]:
+        self._tokens.append(token)
+        return [Drawn(token, self._score(token, scores))]
+
+    def _score(self, token: int, scores: np.ndarray | None) -> Score | None:
+        wanted = self._sequence.logprobs
+        if wanted is None or scores is None:
+            return None
+        best = np.argsort(-scores, kind="stable")[: min(wanted, scores.size)]
+        top = tuple((int(other), float(scores[other])) for other in best)
+        return Score(token, float(scores[token]), top)

@@ -1,0 +1,256 @@
+"""Keys and values of many rows in one array a layer, where every row has its own length.
+
+Rows lie at the left: token p of a row at place p of its slot. A step writes each row's new tokens
+from its own length on, so rows may take different numbers of tokens in one step; what is written
+beyond a row's real tokens is never looked at and is overwritten by the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import mlx.core as mx
+import numpy as np
+
+# Keys and values of one stretch of tokens, a layer each: (1, heads, tokens, width).
+Stretch: TypeAlias = list[tuple[mx.array, mx.array]]
+
+_GROWTH = 256
+# Widest step whose tokens are written to all rows in one go, unchosen ones included; wider ones
+# are written row by row.
+_NARROW = 4
+
+
+class Slots:
+    """The rows' memory, and what the next step of the model shall see of it.
+
+    Attributes:
+        layers: one for each layer of the model, given to it as its cache.
+        lengths: tokens held, by slot; None where the slot is free.
+        offset: position of each chosen row's first new token; one number where all are the same.
+        room: rows and tokens that every layer has, or will have, memory for.
+        chosen, starts: slots of the next step, and how many tokens each holds.
+        width, end: tokens of the next step's widest row, and one past its last place.
+        in_order: whether the chosen slots are neighbours, in order.
+        together: (first, one past last) of the chosen slots, where they are neighbours and write
+            at the same place.
+        index: places to write at for every row, where they are neighbours and few tokens come.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.layers = [LayerSlots(self) for _ in range(layers)]
+        self.lengths: list[int | None] = []
+        self.offset: int | mx.array = 0
+        self.room = (0, 0)
+        self.chosen: list[int] = []
+        self.starts: list[int] = []
+        self.width = 0
+        self.end = 0
+        self.in_order = True
+        self.together: tuple[int, int] | None = None
+        self.index: mx.array | None = None
+
+    def take(self) -> int:
+        """Reserve the first free slot."""
+        for slot, length in enumerate(self.lengths):
+            if length is None:
+                self.lengths[slot] = 0
+                return slot
+        self.lengths.append(0)
+        return len(self.lengths) - 1
+
+    def free(self, slot: int) -> None:
+        """Give a slot back; with the last one all memory goes."""
+        self.lengths[slot] = None
+        if all(length is None for length in self.lengths):
+            self.clear()
+
+    def clear(self) -> None:
+        """Free every slot and its memory."""
+        self.lengths.clear()
+        self.room = (0, 0)
+        for layer in self.layers:
+            layer.keys = layer.values = None
+
+    def aim(self, slots: Sequence[int], width: int) -> None:
+        """Choose the rows, in this order, that the next step of the model is for.
+
+        Args:
+            slots: of the rows. Others may be among them: what they compute is discarded.
+            width: tokens of the widest row.
+        """
+        self.chosen = list(slots)
+        self.starts = [self.lengths[slot] or 0 for slot in slots]
+        self.width = width
+        self.end = max(self.starts) + width
+        self._make_room(max(length or 0 for length in self.lengths) + width)
+        first, last = self.chosen[0], self.chosen[-1] + 1
+        self.in_order = self.chosen == list(range(first, last))
+        same = len(set(self.starts)) == 1
+        self.offset = self.starts[0] if same else mx.array(self.starts, dtype=mx.int32)
+        self.together = (first, last) if self.in_order and same else None
+        self.index = None
+        if self.in_order and not same and width <= _NARROW:
+            self.index = self._index(width)
+
+    def _index(self, width: int) -> mx.array:
+        """Where every row there is room for would write: (rows, 1, width, 1)."""
+        starts = np.zeros(self.room[0], dtype=np.int32)
+        starts[: len(self.lengths)] = [length or 0 for length in self.lengths]
+        return mx.array((starts[:, None] + np.arange(width, dtype=np.int32))[:, None, :, None])
+
+    def _make_room(self, tokens: int) -> None:
+        rows = 1 << (len(self.lengths) - 1).bit_length()
+        self.room = (
+            max(self.room[0], rows),
+            max(self.room[1], -(-tokens // _GROWTH) * _GROWTH),
+        )
+
+    def mask(self, window: int | None) -> mx.array | str | None:
+        """Which places each new token may look at: (rows, 1, width, places) or a short form."""
+        if window is None and not isinstance(self.offset, mx.array):
+            return None if self.width == 1 else "causal"
+        starts = np.array(self.starts)[:, None, None, None]
+        own = starts + np.arange(self.width)[None, None, :, None]
+        places = np.arange(self.end)[None, None, None, :]
+        seen = places <= own
+        if window is not None:
+            seen &= places > own - window
+        return mx.array(seen)
+
+    def advance(self, slot: int, count: int) -> None:
+        """Count the tokens that a step has written to a slot."""
+        self.lengths[slot] = (self.lengths[slot] or 0) + count
+
+    def put(self, slots: Sequence[int], begin: int, stretch: Stretch, used: int) -> None:
+        """Lay the first `used` tokens of a stretch into slots, from place `begin` on."""
+        self._make_room(begin + used)
+        for layer, (keys, values) in zip(self.layers, stretch, strict=True):
+            layer.put(slots, begin, keys[:, :, :used], values[:, :, :used])
+        for slot in slots:
+            self.lengths[slot] = begin + used
+
+    def copy(self, slot: int, begin: int, end: int) -> Stretch:
+        """A copy of what a slot holds from place `begin` to `end`.
+
+        Evaluate it soon: until then it keeps the arrays of every row alive.
+        """
+        return [layer.copy(slot, begin, end) for layer in self.layers]
+
+    def arrays(self) -> list[mx.array]:
+        """What must be evaluated after a step."""
+        return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+
+
+class LayerSlots:
+    """The cache that one layer of the model sees."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> int | mx.array:
+        """Position of each row's first new token; one number where all are the same."""
+        return self._slots.offset
+
+    def make_mask(
+        self, width: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | str | None:
+        """The mask for a step of `width` tokens, in the forms mlx-lm's models take."""
+        slots = self._slots
+        mask = slots.mask(window_size)
+        if mask == "causal" and return_array:
+            end = slots.end
+            return mx.arange(end)[None] <= mx.arange(end - width, end)[:, None]
+        return mask
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write the new tokens of the chosen rows and return all of theirs."""
+        slots = self._slots
+        self._reserve(keys, values)
+        self.keys = self._write(self.keys, keys)
+        self.values = self._write(self.values, values)
+        if not slots.in_order:
+            rows = mx.array(slots.chosen)
+            return self.keys[rows, :, : slots.end], self.values[rows, :, : slots.end]
+        first, last = slots.chosen[0], slots.chosen[-1] + 1
+        return self.keys[first:last, :, : slots.end], self.values[first:last, :, : slots.end]
+
+    def put(self, slots: Sequence[int], begin: int, keys: mx.array, values: mx.array) -> None:
+        end = begin + keys.shape[2]
+        self._reserve(keys, values)
+        assert self.keys is not None
+        assert self.values is not None
+        for first, last in _runs(slots):
+            self.keys[first:last, :, begin:end] = keys
+            self.values[first:last, :, begin:end] = values
+
+    def copy(self, slot: int, begin: int, end: int) -> tuple[mx.array, mx.array]:
+        assert self.keys is not None
+        assert self.values is not None
+        return (
+            mx.contiguous(self.keys[slot : slot + 1, :, begin:end]),
+            mx.contiguous(self.values[slot : slot + 1, :, begin:end]),
+        )
+
+    def _write(self, held: mx.array | None, new: mx.array) -> mx.array:
+        assert held is not None
+        slots, width = self._slots, new.shape[2]
+        if slots.together is not None:
+            first, last = slots.together
+            start = slots.starts[0]
+            held[first:last, :, start : start + width] = new
+        elif slots.index is not None:
+            first = slots.chosen[0]
+            rest = held.shape[0] - first - len(slots.chosen)
+            padded = mx.pad(new, [(first, rest), (0, 0), (0, 0), (0, 0)])
+            held = mx.put_along_axis(
+                held, mx.broadcast_to(slots.index, padded.shape), padded, axis=2
+            )
+        else:
+            for row, (slot, start) in enumerate(zip(slots.chosen, slots.starts, strict=True)):
+                held[slot : slot + 1, :, start : start + width] = new[row : row + 1]
+        return held
+
+    def _reserve(self, keys: mx.array, values: mx.array) -> None:
+        self.keys = _grown(self.keys, keys, *self._slots.room)
+        self.values = _grown(self.values, values, *self._slots.room)
+
+
+def _grown(held: mx.array | None, like: mx.array, rows: int, tokens: int) -> mx.array:
+    """`held` with room for so many rows and tokens, zero where it is new."""
+    _, heads, _, width = like.shape
+    if held is None:
+        return mx.zeros((rows, heads, tokens, width), dtype=like.dtype)
+    more_rows = max(0, rows - held.shape[0])
+    more_tokens = max(0, tokens - held.shape[2])
+    if not more_rows and not more_tokens:
+        return held
+    return mx.pad(held, [(0, more_rows), (0, 0), (0, more_tokens), (0, 0)])
+
+
+def _runs(slots: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbouring slots together: (first, one past the last)."""
+    runs: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if runs and runs[-1][1] == slot:
+            runs[-1] = (runs[-1][0], slot + 1)
+        else:
+            runs.append((slot, slot + 1))
+    return runs
+
+
+def stretch_bytes(stretch: Stretch) -> int:
+    """Memory of a stretch."""
+    return sum(keys.nbytes + values.nbytes for keys, values in stretch)
+
+
+def split_stretch(stretch: Stretch, at: int) -> tuple[Stretch, Stretch]:
+    """Two stretches with memory of their own: the first `at` tokens, and the rest."""
+    first = [(mx.contiguous(k[:, :, :at]), mx.contiguous(v[:, :, :at])) for k, v in stretch]
+    rest = [(mx.contiguous(k[:, :, at:]), mx.contiguous(v[:, :, at:])) for k, v in stretch]
+    mx.eval(first, rest)
+    return first, rest

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from dspy import lm15
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.engine import EngineOptions, open_engine
+from tests.conformance.engine_contract import ask
+from tests.engine.test_generation import WORDS, at_once, prompts, reference
+from tests.engine.tiny import write_model, write_sliding_model
+
+if TYPE_CHECKING:
+    from dspy_toolkit.engine.mlx_engine import MlxEngine
+    from dspy_toolkit.engine.stats import Counts
+
+PREFIX = " ".join(random.Random(5).choices(WORDS, k=70))
+
+
+def sharing(count: int) -> list[str]:
+    """Prompts that begin alike and end each in a way of its own."""
+    return [f"{PREFIX} {ending}" for ending in prompts(count)]
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, settings: Settings) -> Iterator[MlxEngine]:
+    opened = open_engine(str(write_model(tmp_path / "m")), EngineOptions(max_tokens=8), settings)
+    yield opened
+    opened.close()
+
+
+def lengths(responses: list[lm15.Response]) -> tuple[int, int]:
+    """Prompt tokens of all responses, and how many of those are said to be reused."""
+    return (
+        sum(response.usage.input_tokens for response in responses),
+        sum(response.usage.cache_read_tokens or 0 for response in responses),
+    )
+
+
+def spent(before: Counts, after: Counts) -> int:
+    return after.read - before.read
+
+
+def test_a_cold_burst_reads_its_prefix_once(fresh: MlxEngine) -> None:
+    responses = at_once(fresh, [ask(text) for text in sharing(16)])
+    whole, reused = lengths(responses)
+    stats = fresh.stats()
+    # The template's own beginning and 70 words and more.
+    prefix = max(response.usage.cache_read_tokens or 0 for response in responses)
+
+    assert prefix > 150
+    assert stats.read + stats.reused == whole
+    assert stats.reused == reused >= 15 * 150
+    assert sorted(r.usage.cache_read_tokens or 0 for r in responses)[0] == 0
+
+
+def test_what_was_read_stays_for_later_calls(fresh: MlxEngine) -> None:
+    first, second = (fresh.complete(ask(text)) for text in sharing(2))
+    again = fresh.complete(ask(sharing(1)[0]))
+
+    assert first.usage.cache_read_tokens == 0
+    assert (second.usage.cache_read_tokens or 0) > 150
+    assert again.usage.cache_read_tokens == again.usage.input_tokens - 1
+    assert again.text == first.text
+
+
+@pytest.mark.parametrize("prefix_bytes", [0, 30_000, 150_000, None])
+def test_greedy_output_is_mlx_lms_whatever_is_stored_and_in_whatever_order_calls_come(
+    prefix_bytes: int | None, model_folder: Path, settings: Settings
+) -> None:
+    texts = [*sharing(20), *prompts(20), PREFIX, PREFIX[:200]]
+    expected = [text for text, _ in reference(model_folder, texts, 8)]
+    options = EngineOptions(max_tokens=8, rows=5, prefill_rows=3, prefix_bytes=prefix_bytes)
+    engine = open_engine(str(model_folder), options, settings)
+    chance = random.Random(1)
+    for threads in (1, 7, 40):
+        order = chance.sample(range(len(texts)), len(texts))
+        with ThreadPoolExecutor(threads) as pool:
+            said = list(pool.map(lambda n: _said(engine, texts[n]), order))
+
+        assert said == [expected[n] for n in order]
+    engine.close()
+
+
+def _said(engine: MlxEngine, text: str) -> str | None:
+    return engine.complete(ask(text, "You answer.")).text
+
+
+def test_without_memory_for_prefixes_nothing_is_said_to_be_reused(
+    model_folder: Path, settings: Settings
+) -> None:
+    engine = open_engine(str(model_folder), EngineOptions(prefix_bytes=0, max_tokens=2), settings)
+    responses = [engine.complete(ask("Hello")) for _ in range(2)]
+    stats = engine.stats()
+    engine.close()
+
+    assert lengths(responses) == (stats.read, 0)
+    assert stats.reused == 0
+
+
+def test_a_seeded_answer_does_not_depend_on_what_is_stored(fresh: MlxEngine) -> None:
+    requests = [ask(t, temperature=1.0, seed=n) for n, t in enumerate(sharing(8))]
+    cold = [response.text for response in at_once(fresh, requests)]
+    warm = [response.text for response in at_once(fresh, requests)]
+
+    assert warm == cold
+
+
+def test_a_caller_that_leaves_while_others_wait_for_its_prefix_does_not_keep_them(
+    fresh: MlxEngine,
+) -> None:
+    texts = sharing(6)
+    expected = [fresh.complete(ask(text)).text for text in texts[1:]]
+    with ThreadPoolExecutor(5) as pool:
+        stream = fresh.stream(ask(f"zz {texts[0]}"))
+        next(stream)
+        others = [pool.submit(fresh.complete, ask(text)) for text in texts[1:]]
+        stream.close()
+
+        assert [other.result().text for other in others] == expected
+
+
+def test_a_model_whose_memory_cannot_be_cut_says_so_and_answers_all_the_same(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_sliding_model(tmp_path / "sliding")
+    texts = prompts(6)
+    expected = [text for text, _ in reference(folder, texts, 8)]
+    engine = open_engine(str(folder), EngineOptions(max_tokens=8), settings)
+    responses = at_once(engine, [ask(text, "You answer.") for text in texts])
+    reason, stats = engine.facts.unshared, engine.stats()
+    engine.close()
+
+    assert reason == "its memory (RotatingKVCache) cannot be cut at any token"
+    assert [response.text for response in responses] == expected
+    assert (stats.read, stats.reused) == lengths(responses)
