@@ -12,7 +12,7 @@ HOME_OF_DEMO := .demo
 .PHONY: help setup demo test check format slow lock wheel clean
 
 help: ## List the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
