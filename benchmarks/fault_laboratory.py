@@ -28,8 +28,8 @@ from dspy_toolkit.store.files import write_json, write_text
 from tests.resilience.laboratory.trial import BUDGET, CALLERS, MIXES, Mix, Pace, run
 
 PACE = Pace(token_s=0.15, deadline_s=0.8)
-# Beyond the deadline a call may take what the machine needs to wake the thread that waits.
-ALLOWED_LATE_S = 0.5
+# Beyond what the machine itself is late: taking an answer apart and handing it over.
+ALLOWED_LATE_S = 0.25
 
 
 def measured(mix: Mix, calls: int) -> dict[str, Any]:
@@ -42,11 +42,12 @@ def measured(mix: Mix, calls: int) -> dict[str, Any]:
         "no call was lost": found.answers.total() + found.errors.total() == calls,
         "the budget of attempts held": found.most_attempts <= BUDGET,
         "every place is free again": found.left_running == 0,
-        "every call ended in time": found.late_s <= ALLOWED_LATE_S,
+        "every call ended in time": found.late_s <= found.machine_late_s + ALLOWED_LATE_S,
     }
     return {
         **{name: _plain(value) for name, value in vars(found).items()},
         "late_ms": round(found.late_s * 1000, 1),
+        "machine_late_ms": round(found.machine_late_s * 1000, 1),
         "broken": [promise for promise, kept in promises.items() if not kept],
         "memory_growth_mib": round(process.memory_info().rss / 2**20 - before_mib, 1),
         "handles_after": process.num_fds(),
@@ -61,7 +62,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "answers",
         "typed errors",
         "lost or wrong",
-        "latest beyond deadline, ms",
+        "beyond the deadline at most, ms",
+        "machine late at most, ms",
         "most attempts",
         "retries",
         "shed",
@@ -79,6 +81,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             _counts(row["errors"]),
             len(row["wrong"]),
             max(row["late_ms"], 0.0),
+            row["machine_late_ms"],
             f"{row['most_attempts']} of {BUDGET}",
             events.get("CallRetried", 0),
             events.get("CallShed", 0),

@@ -105,7 +105,8 @@ class ThreadFeed:
         if self._closed:
             return None
         limit_s = _waitable(limit_s)
-        self._orders.put(math.inf if limit_s is None else time.monotonic() + limit_s)
+        due = math.inf if limit_s is None else time.monotonic() + limit_s
+        self._orders.put(due)
         try:
             reply = self._replies.get(timeout=limit_s)
         except BaseException as error:
@@ -116,6 +117,9 @@ class ThreadFeed:
             raise
         if isinstance(reply, BaseException):
             self._closed = True
+            # An engine that heeds the limit itself may be heard before this thread wakes.
+            if isinstance(reply, Exception) and time.monotonic() >= due:
+                raise TimeIsUp from reply
             raise reply
         self._closed = reply is None
         return reply

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -118,6 +119,7 @@ class Job(Generic[T]):
         Raises:
             TimeIsUp: it did not end in time; it was given up on.
         """
+        due = time.monotonic() + limit_s
         try:
             if not self._done.acquire(timeout=limit_s):
                 if self._give_up():
@@ -128,6 +130,9 @@ class Job(Generic[T]):
             raise
         if self._error is not None:
             try:
+                # An engine that heeds the limit itself may be heard before this thread wakes.
+                if isinstance(self._error, Exception) and time.monotonic() >= due:
+                    raise TimeIsUp from self._error
                 raise self._error
             finally:
                 # The traceback holds this frame; without this the pair would outlive the call.

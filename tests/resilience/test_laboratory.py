@@ -28,8 +28,8 @@ from tests.resilience.laboratory.server import FaultServer
 from tests.resilience.laboratory.trial import BUDGET, CALLERS, MIXES, RUNNING, Mix, Pace, run
 
 CALLS = 120
-# What a machine may add that is busy with other work; the benchmark reports the true figure.
-SLACK_S = 2.0
+# Beyond what the machine itself is late: taking an answer apart and handing it over.
+SLACK_S = 1.0
 SMALL = Pace(token_s=0.15, deadline_s=0.8)
 
 
@@ -39,7 +39,7 @@ def test_every_call_ends_once_rightly_and_in_time(mix: Mix) -> None:
 
     assert found.wrong == []
     assert found.answers.total() + found.errors.total() == CALLS
-    assert found.late_s < SLACK_S
+    assert found.late_s <= found.machine_late_s + SLACK_S
     assert found.most_attempts <= BUDGET
     assert found.left_running == 0
     assert found.threads <= threading.active_count() + CALLERS + 4 * RUNNING

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from dspy_toolkit.contract import (
     Request,
     Response,
+    ServerError,
     StreamDeltaEvent,
     StreamEvent,
     StreamStartEvent,
@@ -49,6 +50,7 @@ class Stuck:
         self.let_go = threading.Event()
         self.seen_due: list[float] = []
         self.closed = threading.Event()
+        self.guarded_by: list[ResilientEngine] = []
 
     def complete(self, request: Request) -> Response:
         self.seen_due.append(gives_up_at.get())
@@ -105,12 +107,21 @@ def stuck() -> Iterator[Stuck]:
     yield made
     made.let_go.set()
 
+    # A call that ends later would be heard by the next test.
+    assert until(lambda: all(running(engine) == 0 for engine in made.guarded_by))
+
 
 def guarded(stuck: Stuck, **timeouts: float) -> ResilientEngine:
     policy = EnginePolicy(
         bulkhead=ONE, timeouts=TimeoutPolicy(**timeouts), retry=RetryPolicy(attempts=1)
     )
-    return ResilientEngine(Policy("local", {"local": policy}), {"local": stuck})
+    engine = ResilientEngine(Policy("local", {"local": policy}), {"local": stuck})
+    stuck.guarded_by.append(engine)
+    return engine
+
+
+def running(engine: ResilientEngine) -> int:
+    return sum(guard.gate.running for guard in engine._guards.values())
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -137,7 +148,7 @@ def test_a_thread_is_back_on_time_and_the_place_is_free_when_the_call_has_really
 
     assert LIMIT_S <= gone_s < LIMIT_S + SLACK_S
     assert until(lambda: any(isinstance(event, LateAnswerDropped) for event in events))
-    assert engine._guards["local"].gate.running == 0
+    assert running(engine) == 0
     assert [event.error for event in events if isinstance(event, AttemptFinished)] == ["timeout"]
     assert engine.complete(ask()).text == "late"
 
@@ -164,7 +175,7 @@ def test_a_coroutine_is_back_on_time_though_the_engine_ignores_being_cancelled(
         with pytest.raises(Full):
             await engine.async_twin.complete(ask())
         stuck.let_go.set()
-        while engine._guards["local"].gate.running:
+        while running(engine):
             await asyncio.sleep(0)
         return gone_s
 
@@ -186,7 +197,7 @@ def test_a_stream_that_hangs_is_closed_once_it_moves_again(stuck: Stuck, way: Wa
     assert error.value.limit == "between_tokens"
     assert [event.type for event in heard] == ["start", "delta"]
     assert stuck.closed.wait(PATIENCE_S)
-    assert until(lambda: engine._guards["local"].gate.running == 0)
+    assert until(lambda: running(engine) == 0)
 
 
 def test_a_reader_that_leaves_a_stream_closes_it(stuck: Stuck) -> None:
@@ -197,7 +208,7 @@ def test_a_reader_that_leaves_a_stream_closes_it(stuck: Stuck) -> None:
     stream.close()
 
     assert stuck.closed.is_set()
-    assert engine._guards["local"].gate.running == 0
+    assert running(engine) == 0
 
 
 def test_a_stream_nobody_reads_to_its_end_frees_its_place_when_forgotten(stuck: Stuck) -> None:
@@ -206,39 +217,28 @@ def test_a_stream_nobody_reads_to_its_end_frees_its_place_when_forgotten(stuck: 
     next(stream)
     del stream
 
-    assert until(lambda: engine._guards["local"].gate.running == 0)
+    assert until(lambda: running(engine) == 0)
 
 
 def test_threads_wait_in_line_for_a_place() -> None:
-    calm = EnginePolicy(bulkhead=BulkheadPolicy(max_concurrent=2, max_queued=20))
-    most = 0
-    inside = 0
-    lock = threading.Lock()
+    two = EnginePolicy(bulkhead=BulkheadPolicy(max_concurrent=2, max_queued=20))
+    pair = threading.Barrier(2, timeout=PATIENCE_S)
+    engine: ResilientEngine
+    seen: list[int] = []
 
-    class Counting(FixedAnswer):
+    class InPairs(FixedAnswer):
         def answer(self, request: Request) -> Response:
-            nonlocal most, inside
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            threading.Event().wait(0.002)
-            with lock:
-                inside -= 1
+            pair.wait()
+            seen.append(running(engine))
+            pair.wait()
             return super().answer(request)
 
-    engine = ResilientEngine(Policy("a", {"a": calm}, deadline_s=PATIENCE_S), {"a": Counting("x")})
-    answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(engine.complete(ask()).text))
-        for _ in range(12)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    engine = ResilientEngine(Policy("a", {"a": two}, deadline_s=PATIENCE_S), {"a": InPairs("x")})
+    with ThreadPoolExecutor(12) as threads:
+        answers = [answer.text for answer in threads.map(engine.complete, [ask()] * 12)]
 
     assert answers == ["x"] * 12
-    assert most == 2
+    assert seen == [2] * 12
 
 
 def test_a_circuit_that_opens_while_a_call_waits_in_line_costs_no_place() -> None:
@@ -273,7 +273,7 @@ def test_an_endpoint_that_never_answers_keeps_no_thread_that_was_given_up_on(
         with pytest.raises(CallTimeout):
             list(engine.stream(ask())) if streamed else engine.complete(ask())
 
-        assert until(lambda: engine._guards["a"].gate.running == 0)
+        assert until(lambda: running(engine) == 0)
         remote.close()
 
 
@@ -320,3 +320,40 @@ def test_subscribers_hear_of_every_attempt_from_worker_threads_too(stuck: Stuck)
         guarded(stuck, whole_s=5.0).complete(ask())
 
     assert [type(event) for event in heard] == [AttemptFinished]
+
+
+class Flaky(FixedAnswer):
+    """Fails the first two attempts of every request."""
+
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.attempts: Counter[str] = Counter()
+
+    def answer(self, request: Request) -> Response:
+        text = request.messages[0].text
+        self.attempts[text] += 1
+        if self.attempts[text] < 3:
+            raise ServerError("not yet")
+        return FixedAnswer(text).answer(request)
+
+
+@pytest.mark.parametrize("coroutines", [False, True], ids=["threads", "coroutines"])
+def test_retries_of_many_calls_at_once_do_not_disturb_one_another(coroutines: bool) -> None:
+    policy = EnginePolicy(
+        retry=RetryPolicy(attempts=3, first_wait_s=0.002, max_wait_s=0.002), breaker=None
+    )
+    flaky = Flaky()
+    engine = ResilientEngine(Policy("a", {"a": policy}), {"a": flaky})
+    texts = [str(number) for number in range(40)]
+
+    async def all_at_once() -> list[Response]:
+        return await asyncio.gather(*(engine.async_twin.complete(ask(text)) for text in texts))
+
+    if coroutines:
+        answers = asyncio.run(all_at_once())
+    else:
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda text: engine.complete(ask(text)), texts))
+
+    assert [answer.text for answer in answers] == texts
+    assert set(flaky.attempts.values()) == {3}

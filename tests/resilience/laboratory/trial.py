@@ -92,6 +92,8 @@ class Findings:
     Attributes:
         wrong: broken promises, by call; none in a sound policy.
         late_s: the longest time beyond the deadline.
+        machine_late_s: how late the machine itself woke a thread and a coroutine that did nothing
+            but wait meanwhile: no call can be expected to be earlier.
         most_attempts: requests that the endpoints saw for one call.
         left_running: places still taken when every call had ended and every server was gone.
         threads: most of the process's threads at once.
@@ -105,6 +107,7 @@ class Findings:
     events: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     late_s: float = 0.0
+    machine_late_s: float = 0.0
     most_attempts: int = 0
     left_running: int = 0
     threads: int = 0
@@ -116,6 +119,39 @@ class Pace:
 
     token_s: float = 0.15
     deadline_s: float = 0.8
+
+
+class Lateness:
+    """How late the machine wakes what waits, while the block runs."""
+
+    TICK_S = 0.01
+
+    def __init__(self) -> None:
+        self.most_s = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Lateness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    async def watch_loop(self) -> None:
+        """The same for the running event loop."""
+        while True:
+            due = time.monotonic() + self.TICK_S
+            await asyncio.sleep(self.TICK_S)
+            self.most_s = max(self.most_s, time.monotonic() - due)
+
+    def _watch(self) -> None:
+        while True:
+            due = time.monotonic() + self.TICK_S
+            if self._over.wait(self.TICK_S):
+                return
+            self.most_s = max(self.most_s, time.monotonic() - due)
 
 
 def run(mix: Mix, calls: int, pace: Pace, seed: int = 0) -> Findings:
@@ -145,13 +181,15 @@ def run(mix: Mix, calls: int, pace: Pace, seed: int = 0) -> Findings:
             (plain, False),
         ]
         half = calls // 2
+        lateness = stack.enter_context(Lateness())
         with ThreadPoolExecutor(CALLERS) as pool:
             outcomes += pool.map(lambda number: _ask(ways, number), range(half))
-        outcomes += asyncio.run(_ask_all(ways, range(half, calls)))
+        outcomes += asyncio.run(_ask_all(ways, range(half, calls), lateness))
         watched.close()
         plain.close()
     found = Findings(mix.name, calls, time.monotonic() - started, events=events, threads=threads)
     _judge(found, outcomes, pace, [server.requests for server in servers])
+    found.machine_late_s = lateness.most_s
     found.left_running = _left_running(watched) + _left_running(plain)
     return found
 
@@ -215,8 +253,9 @@ def _ask(ways: Ways, number: int) -> Outcome:
     return reader.outcome
 
 
-async def _ask_all(ways: Ways, numbers: range) -> list[Outcome]:
+async def _ask_all(ways: Ways, numbers: range, lateness: Lateness) -> list[Outcome]:
     places = asyncio.Semaphore(CALLERS)
+    watching = asyncio.ensure_future(lateness.watch_loop())
 
     async def one(number: int) -> Outcome:
         engine, streamed = ways[number % len(ways)]
@@ -231,6 +270,7 @@ async def _ask_all(ways: Ways, numbers: range) -> list[Outcome]:
             return reader.outcome
 
     outcomes = await asyncio.gather(*(one(number) for number in numbers))
+    watching.cancel()
     for engine, _ in ways[1:]:
         await engine.async_twin.aclose()
     return outcomes
