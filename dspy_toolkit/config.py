@@ -23,7 +23,7 @@ class Settings:
     """What a user may set. Each field is a key of `config.toml` and a `DSPY_TK_` variable.
 
     Attributes:
-        home: where runs, the history database and the call cache lie.
+        home: where runs, the history database and the call cache lie; `~` is the user's folder.
         model: model reference used where neither the task nor a flag names one.
         threads: evaluation threads, each waiting on one model call.
         device: "auto", "gpu" or "cpu".
@@ -39,6 +39,9 @@ class Settings:
     dtype: str = "auto"
     blas: str = "auto"
     cache: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
 
     @property
     def runs(self) -> Path:
@@ -71,10 +74,17 @@ def load_settings(
         environ: stands in for `os.environ`.
 
     Raises:
-        InvalidInput: a value does not fit its key. UnknownKey: `config.toml` has a wrong key.
+        InvalidInput: a value does not fit its key. UnknownKey: `config.toml`, a flag or a
+            `DSPY_TK_` variable has a wrong name.
     """
     variables = os.environ if environ is None else environ
     given = {key: value for key, value in (flags or {}).items() if value is not None}
+    reject_unknown_keys(given, _TYPES, "settings")
+    reject_unknown_keys(
+        (name for name in variables if name.startswith(_PREFIX)),
+        {_PREFIX + key.upper() for key in _TYPES},
+        "environment",
+    )
     home = given.get("home") or variables.get(f"{_PREFIX}HOME") or Settings.home
     folder = Path(home).expanduser().absolute()
     values = {

@@ -67,3 +67,17 @@ def test_a_value_that_does_not_fit_is_refused(key: str, value: str, expected: st
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("1", True), ("No", False)])
 def test_a_boolean_variable_is_read_as_people_write_it(text: str, value: bool) -> None:
     assert load_settings(environ={"DSPY_TK_CACHE": text}).cache is value
+
+
+def test_the_users_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+
+    assert Settings().home == Path("/somewhere/.dspy-toolkit")
+    assert Settings(home=Path("relative")).home.is_absolute()
+
+
+def test_a_misspelt_flag_or_variable_is_refused() -> None:
+    with pytest.raises(UnknownKey, match="did you mean 'model'"):
+        load_settings({"modle": "x"}, {})
+    with pytest.raises(UnknownKey, match="did you mean 'DSPY_TK_THREADS'"):
+        load_settings(environ={"DSPY_TK_TREADS": "2"})

@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_umask_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -56,7 +59,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(_mode_of(path))
             temporary.replace(path)
             _sync_folder(path.parent)
         finally:
@@ -95,6 +98,25 @@ def read_text(path: Path, what: str) -> str:
         raise InvalidInput(f"{what} {path} cannot be read: {error.strerror or error}") from None
 
 
+def parse_json(text: str, where: str) -> Any:
+    """Read JSON that came from outside.
+
+    Args:
+        where: what the text is and where it stands ("train.jsonl:3"), for the message.
+
+    Raises:
+        InvalidInput: it is not JSON, or nested too deeply to read.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{where} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from None
+    except RecursionError:
+        raise InvalidInput(f"{where} is nested too deeply; flatten it") from None
+
+
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file the toolkit wrote.
 
@@ -103,11 +125,9 @@ def read_json(path: Path, what: str) -> Any:
     """
     text = read_text(path, what)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise IntegrityError(
-            f"{what} {path} is damaged (line {error.lineno}: {error.msg}); make it again"
-        ) from None
+        return parse_json(text, f"{what} {path}")
+    except InvalidInput as error:
+        raise IntegrityError(f"{error}; it is damaged: make it again") from None
 
 
 @contextlib.contextmanager
@@ -131,7 +151,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _sync_file(file)
-            temporary.chmod(0o755)
+            temporary.chmod(0o777 & ~_umask())
             temporary.rename(path)
             _sync_folder(path.parent)
     finally:
@@ -154,6 +174,19 @@ def sha256_json(content: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form: sorted keys, no spaces, UTF-8."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256_bytes(text.encode())
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions a file gets: those it has, or what the user's umask leaves."""
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    # The system tells the mask only in exchange for another one.
+    with _umask_lock:
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return mask
 
 
 def _sync_file(path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, Float, Integer, String, create_engine, event, select
+from sqlalchemy import JSON, URL, Engine, Float, Integer, String, create_engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -151,7 +151,8 @@ class History:
 
 
 def _open(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    address = URL.create("sqlite", database=str(path))
+    engine = create_engine(address, connect_args={"timeout": 30})
 
     # WAL lets one process write while others read; NORMAL loses no committed row to a crash of
     # the process, only perhaps the last ones to a loss of power.

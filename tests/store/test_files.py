@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 from dspy_toolkit.store.files import (
     new_folder,
+    parse_json,
     read_json,
     read_text,
     sha256_bytes,
@@ -96,7 +97,7 @@ def test_reading_what_is_not_there_or_not_text_is_one_line(
 def test_damaged_json_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{\n"a": }')
 
-    with pytest.raises(IntegrityError, match=r"report\.json is damaged \(line 2"):
+    with pytest.raises(IntegrityError, match=r"report\.json is not JSON \(line 2.*damaged"):
         read_json(tmp_path / "report.json", "report")
 
 
@@ -112,3 +113,28 @@ def test_a_file_digest_is_the_digest_of_its_bytes(tmp_path: Path) -> None:
 
     assert sha256_file(tmp_path / "x") == sha256_bytes(b"abc")
     assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea")
+
+
+def test_private_stays_private_and_a_rewritten_file_keeps_its_mode(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_text(tmp_path / "private", "x")
+        with new_folder(tmp_path / "folder") as folder:
+            (folder / "x").write_text("x")
+    finally:
+        os.umask(before)
+    shared = tmp_path / "shared"
+    write_text(shared, "old")
+    shared.chmod(0o640)
+
+    write_text(shared, "new")
+
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+    assert shared.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, ""])
+def test_json_from_outside_that_cannot_be_read_is_one_line(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"data\.jsonl:3 is "):
+        parse_json(text, "data.jsonl:3")

@@ -15,9 +15,13 @@ ROW = RunRow("a", "triage", "labeled_few_shot", "mlx/nano#1", 0, 1000.0)
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[History]:
-    opened = History(tmp_path / "home" / "history.sqlite")
+    opened = History(tmp_path / "ho?me=1#%20" / "history.sqlite")
     yield opened
     opened.close()
+
+
+def test_the_database_lies_where_it_was_asked_for(tmp_path: Path, history: History) -> None:
+    assert (tmp_path / "ho?me=1#%20" / "history.sqlite").is_file()
 
 
 def test_a_run_is_there_from_its_start_and_keeps_its_report(history: History) -> None:
