@@ -25,7 +25,7 @@ from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.signature import typed_values
 from dspy_toolkit.registry import SignatureRecord, load_file, validate_values
 from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.store.files import new_folder, sha256_json, storage_errors, write_text
+from dspy_toolkit.store.files import new_folder, storage_errors, write_text
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 
 FORMAT = 1
@@ -202,7 +202,7 @@ def save_artifact(
             "model": _model_facts(lm),
             **facts,
         }
-        write_manifest(place, {**content, "seal": sha256_json(content)})
+        write_manifest(place, content)
     return load_artifact(folder)
 
 
@@ -218,12 +218,6 @@ def load_artifact(folder: Path | str) -> Artifact:
     manifest = read_manifest(place, "artifact")
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
         raise InvalidInput(f"artifact {place} was made by a newer toolkit; upgrade this one")
-    content = {key: value for key, value in manifest.items() if key not in ("seal", "files")}
-    if manifest.get("seal") != sha256_json(content):
-        raise IntegrityError(
-            f"artifact {place}: manifest.json was changed after it was written; "
-            "restore it or compile again"
-        )
     module = manifest["module"]
     plan = ModulePlan(
         kind=module["kind"],

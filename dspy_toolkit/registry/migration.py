@@ -17,7 +17,6 @@ from dspy_toolkit.store.files import (
     new_folder,
     read_json,
     read_text,
-    sha256_json,
     write_bytes,
     write_json,
     write_text,
@@ -117,7 +116,7 @@ def _artifact(path: Path, versions: Sequence[SignatureRecord], output: Path) -> 
             write_bytes(place / name, (path / name).read_bytes())
         write_json(place / PROGRAM, carried.state)
         write_text(place / SIGNATURE, to_toml(new))
-        write_manifest(place, {**facts, "seal": sha256_json(facts)})
+        write_manifest(place, facts)
     report = _report(carried)
     return replace(report, notes=(*report.notes, "its scores no longer hold; evaluate it again"))
 

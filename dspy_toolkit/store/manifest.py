@@ -1,4 +1,4 @@
-"""Manifests: a `manifest.json` beside the files it vouches for, with SHA-256 of each."""
+"""Manifests: a sealed `manifest.json` beside the files it vouches for, with SHA-256 of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import IntegrityError, NotFound
-from dspy_toolkit.store.files import read_json, sha256_file, write_json
+from dspy_toolkit.store.files import read_json, sha256_file, sha256_json, write_json
 
 NAME = "manifest.json"
 
@@ -17,13 +17,14 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
     Args:
         folder: holds the files to vouch for; hidden files are left out.
-        facts: what else to record. The key `files` is the manifest's own.
+        facts: what else to record. The keys `files` and `seal` are the manifest's own.
     """
-    write_json(folder / NAME, {**facts, "files": _digests(folder)})
+    content = {**facts, "files": _digests(folder)}
+    write_json(folder / NAME, {**content, "seal": _seal(content)})
 
 
 def read_manifest(folder: Path, what: str) -> dict[str, Any]:
-    """Read a manifest and check every file it names.
+    """Read a manifest, and check it and every file it names.
 
     Args:
         folder: the folder that holds `manifest.json`.
@@ -31,7 +32,7 @@ def read_manifest(folder: Path, what: str) -> dict[str, Any]:
 
     Raises:
         NotFound: no such folder, or it has no manifest.
-        IntegrityError: the manifest is damaged, or a file is missing, added or changed.
+        IntegrityError: the manifest is damaged or changed, or a file is missing, added or changed.
     """
     if not folder.is_dir():
         raise NotFound(f"{what} {folder} does not exist; check the path")
@@ -41,6 +42,11 @@ def read_manifest(folder: Path, what: str) -> dict[str, Any]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict):
         raise IntegrityError(f"{what} {folder} has a damaged {NAME}; make the {what} again")
+    if manifest.get("seal") != _seal(manifest):
+        raise IntegrityError(
+            f"{what} {folder}: {NAME} was changed after it was written; "
+            f"restore it or make the {what} again"
+        )
     present = _digests(folder)
     for name in sorted(files.keys() | present.keys()):
         if name not in present:
@@ -55,6 +61,10 @@ def read_manifest(folder: Path, what: str) -> dict[str, Any]:
                 f"(SHA-256 differs); restore it or make the {what} again"
             )
     return dict(manifest)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return sha256_json({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def _digests(folder: Path) -> dict[str, str]:

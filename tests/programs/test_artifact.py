@@ -14,6 +14,7 @@ from dspy_toolkit.programs.artifact import Artifact, ask, load_artifact, save_ar
 from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord
+from dspy_toolkit.store.manifest import write_manifest
 from tests.programs.tasks import chat, scripted_lm
 
 RECORD = SignatureRecord(
@@ -154,7 +155,7 @@ def test_a_folder_that_is_no_artifact_is_not_found(tmp_path: Path) -> None:
 def test_an_artifact_of_a_newer_format_says_to_upgrade(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a").folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
+    write_manifest(folder, {**manifest, "format": 2})
 
     with pytest.raises(InvalidInput, match="newer toolkit"):
         load_artifact(folder)

@@ -21,7 +21,6 @@ from dspy_toolkit.registry import (
 )
 from dspy_toolkit.registry.carry import carry
 from dspy_toolkit.registry.program_state import label
-from dspy_toolkit.store.files import sha256_json
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 from tests.registry.making import record, write
 from tests.registry.strategies import few, field_names, many, records
@@ -305,7 +304,7 @@ def _artifact(folder: Path, made: SignatureRecord) -> Path:
         "inputs": ["body", "topic"],
         "compiled": {"score": 0.9},
     }
-    write_manifest(folder, {**facts, "seal": sha256_json(facts)})
+    write_manifest(folder, facts)
     return folder
 
 
@@ -316,12 +315,10 @@ def test_an_artifact_is_carried_whole_with_a_manifest_that_holds(tmp_path: Path)
     report = migrate(source, (OLD, NEW), tmp_path / "new")
 
     manifest = read_manifest(tmp_path / "new", "artifact")
-    sealed = {key: each for key, each in manifest.items() if key not in ("seal", "files")}
     assert manifest["signature"] == {"reference": "triage@2.0.0", "digest": NEW.digest}
     assert manifest["migrated_from"]["digest"] == OLD.digest
     assert manifest["inputs"] == ["ticket", "channel"]
     assert "compiled" not in manifest
-    assert manifest["seal"] == sha256_json(sealed)
     assert load_file(tmp_path / "new" / "signature.toml") == NEW
     assert (tmp_path / "new" / "tools.py").read_text() == "# the user's own\n"
     assert report.carried == 1
@@ -337,6 +334,10 @@ def test_an_artifact_of_another_signature_or_with_changed_files_is_refused(tmp_p
         migrate(source, (other, NEW), tmp_path / "new")
     (source / "tools.py").write_text("changed")
     with pytest.raises(IntegrityError, match=r"tools\.py was changed"):
+        migrate(source, (OLD, NEW), tmp_path / "new")
+    sealed = (source / "manifest.json").read_text()
+    (source / "manifest.json").write_text(sealed.replace("predict", "program"))
+    with pytest.raises(IntegrityError, match=r"manifest\.json was changed"):
         migrate(source, (OLD, NEW), tmp_path / "new")
     with pytest.raises(NotFound, match="does not exist"):
         migrate(tmp_path / "absent.jsonl", (OLD, NEW), tmp_path / "new")

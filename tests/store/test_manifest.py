@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dspy_toolkit.errors import IntegrityError, NotFound
+from dspy_toolkit.store.files import sha256_file
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 
 
@@ -46,6 +48,26 @@ def break_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
 
+def edit_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("triage@1.0.0", "triage@2.0.0"))
+
+
+def edit_file_and_its_digest(folder: Path) -> None:
+    change(folder)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["program.json"] = sha256_file(folder / "program.json")
+    path.write_text(json.dumps(manifest))
+
+
+def unseal(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["seal"]
+    path.write_text(json.dumps(manifest))
+
+
 def empty_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text("[]")
 
@@ -57,6 +79,9 @@ def empty_manifest(folder: Path) -> None:
         (change_inner_manifest, r"inner/manifest.json was changed"),
         (remove, "lacks its file program.json"),
         (add, "does not name; remove it"),
+        (edit_manifest, r"manifest\.json was changed"),
+        (edit_file_and_its_digest, r"manifest\.json was changed"),
+        (unseal, r"manifest\.json was changed"),
         (break_manifest, "is damaged"),
         (empty_manifest, "damaged manifest.json"),
     ],
