@@ -54,7 +54,8 @@ def options(
 
 
 def main() -> None:
-    """Run a command; a user's mistake ends in one line on stderr and a documented exit code."""
+    """Run a command; whatever goes wrong ends in one line on stderr and a documented exit code."""
+    # Taken out by hand so that it may stand anywhere, also behind a command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -67,5 +68,17 @@ def main() -> None:
     except SystemExit as ending:
         # Typer turns Ctrl-C into this exit without a word.
         if ending.code == INTERRUPTED:
-            say("interrupted; nothing that existed before was changed")
+            say("interrupted")
         raise
+    except Exception as error:  # noqa: BLE001 - the last place that can keep a traceback away
+        if debug:
+            traceback.print_exc()
+        say(
+            f"error: unexpected {type(error).__name__}: {_first_line(error)}; "
+            "run it again with --debug and report what it prints"
+        )
+        sys.exit(ToolkitError.exit_code)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]

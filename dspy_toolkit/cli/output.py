@@ -35,13 +35,13 @@ def out_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under columns to stdout; cells are shown as text, never read as markup.
+    """Print rows under columns to stdout; all of it is shown as text, never read as markup.
 
     The first column holds what people copy, such as names, and is never broken over lines.
     """
-    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    grid = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
-        grid.add_column(column, overflow="fold", no_wrap=number == 0)
+        grid.add_column(escape(column), overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     Console(highlight=False, emoji=False).print(grid)

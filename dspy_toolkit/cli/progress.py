@@ -49,8 +49,13 @@ def live_progress() -> Iterator[None]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with bar, subscribed(_Follower(bar)):
-        yield
+    # The bar starts with the first phase: an empty one would leave a blank line behind.
+    try:
+        with subscribed(_Follower(bar)):
+            yield
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 class _Follower:
@@ -67,7 +72,8 @@ class _Follower:
     def __call__(self, event: Event) -> None:
         match event:
             case ModelLoaded(model, device, seconds):
-                self._bar.console.print(f"loaded {model} on {device} in {seconds:.1f} s")
+                text = f"loaded {model} on {device} in {seconds:.1f} s"
+                self._bar.console.print(text, markup=False)
             case CallFinished(cached=cached):
                 self._count(cached)
             case PhaseStarted(_, phase, total):
@@ -83,6 +89,7 @@ class _Follower:
     def _start(self, phase: str, total: int | None) -> None:
         with self._lock:
             self._end()
+            self._bar.start()
             self._done = 0
             label = _LABELS.get(phase, phase)
             self._current = self._bar.add_task(label, total=total or None, score="", calls="")

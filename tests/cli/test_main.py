@@ -1,0 +1,74 @@
+"""The promise of the command: one line, a documented exit code, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DAMAGED_TASK = "name = [\n"
+
+
+def dspy_tk(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"DSPY_TK_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    task = tmp_path / "broken"
+    task.mkdir()
+    (task / "task.toml").write_text(DAMAGED_TASK)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["compile", "nowhere"], 3, "nowhere does not exist"),
+        (["compile", "{broken}"], 4, "task.toml"),
+        (["signatures", "show", "clasify"], 3, "did you mean 'classify'"),
+        (["run", "nowhere", "--input", "{{}}"], 3, "nowhere does not exist"),
+        (["models", "show", "./nowhere"], 3, "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_its_exit_code(
+    tmp_path: Path, broken: Path, arguments: list[str], code: int, says: str
+) -> None:
+    done = dspy_tk(tmp_path, *(argument.format(broken=broken) for argument in arguments))
+
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback_too_wherever_it_stands(tmp_path: Path) -> None:
+    done = dspy_tk(tmp_path, "signatures", "show", "clasify", "--debug")
+
+    assert done.returncode == 3
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
+    done = dspy_tk(tmp_path, "compile", "--no-such-option")
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    done = dspy_tk(tmp_path, "--version")
+
+    assert done.stdout.strip() == "0.1.0"
