@@ -46,7 +46,6 @@ from dspy.lm15 import (
     StreamErrorEvent,
     StreamStartEvent,
     TextDelta,
-    TextPart,
     TimeoutError,
     Timeouts,
     TransportError,
@@ -84,13 +83,6 @@ class AsyncEngine(Protocol):
     async def aclose(self) -> None: ...
 
 
-class TwinEngine(Engine, Protocol):
-    """An engine for threads that holds its counterpart for coroutines."""
-
-    @property
-    def async_twin(self) -> AsyncEngine: ...
-
-
 __all__ = [
     "RETRYABLE_ERRORS",
     "AccessPolicy",
@@ -125,13 +117,11 @@ __all__ = [
     "StreamEvent",
     "StreamStartEvent",
     "TextDelta",
-    "TextPart",
     "TimeoutError",
     "Timeouts",
     "TransportError",
     "TransportRequest",
     "TransportResponse",
-    "TwinEngine",
     "UnsupportedFeatureError",
     "UnsupportedModelError",
     "Usage",

@@ -41,7 +41,7 @@ class Attempt:
         self.now = guard.clock.now
         self.limits = Limits(guard.policy.timeouts, guard.clock.now(), visit.due)
 
-    async def ended(self, late: bool) -> None:
+    def ended(self, late: bool) -> None:
         """The engine is done with the call, whether anyone still waits or not."""
         self._guard.gate.release()
         if late:

@@ -56,12 +56,16 @@ class _Threads:
             try:
                 return engine.complete(request)
             finally:
-                await ended(False)
+                ended(False)
         limit_s = min(max(limit_s, 0.0), threading.TIMEOUT_MAX)
         context = contextvars.copy_context()
         context.run(gives_up_at.set, time.monotonic() + limit_s)
         job = Job(lambda: context.run(engine.complete, request), ended)
-        self._workers.start(job.run)
+        try:
+            self._workers.start(job.run)
+        except BaseException:
+            ended(False)
+            raise
         return job.wait(limit_s)
 
     async def sleep(self, seconds: float) -> None:
@@ -87,16 +91,10 @@ class _Tasks:
             try:
                 return await engine.complete(request)
             finally:
-                await ended(False)
+                ended(False)
         given_up = False
-
-        async def watched() -> Response:
-            try:
-                return await engine.complete(request)
-            finally:
-                await ended(given_up)
-
-        task = asyncio.ensure_future(watched())
+        task = asyncio.ensure_future(_asked(engine, request))
+        task.add_done_callback(lambda _: ended(given_up))
         try:
             done, _ = await asyncio.wait((task,), timeout=limit_s)
         except asyncio.CancelledError:
@@ -107,6 +105,8 @@ class _Tasks:
             given_up = True
             _let_go(task)
             raise TimeIsUp
+        if task.cancelled():
+            raise RuntimeError("the engine cancelled itself")
         return task.result()
 
     async def sleep(self, seconds: float) -> None:
@@ -119,6 +119,10 @@ class _Tasks:
     def feed(self, engine: AsyncEngine, request: Request, limited: bool, ended: Ended) -> Feed:
         source = AwaitedFeed(engine, request, ended)
         return TaskFeed(source) if limited else source
+
+
+async def _asked(engine: AsyncEngine, request: Request) -> Response:
+    return await engine.complete(request)
 
 
 def _let_go(task: asyncio.Future[Any]) -> None:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 E_contra = TypeVar("E_contra", contravariant=True)
 
 # Called once when a call has really ended, with whether the policy had given up on it by then.
-Ended = Callable[[bool], Coroutine[Any, Any, None]]
+Ended = Callable[[bool], None]
 
 
 class TimeIsUp(Exception):

@@ -178,7 +178,7 @@ class _FaultyTwin:
         await self._engine.aclose()
 
 
-async def _unheard(late: bool) -> None:
+def _unheard(late: bool) -> None:
     pass
 
 

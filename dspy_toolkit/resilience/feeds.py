@@ -28,6 +28,8 @@ class DirectFeed:
         self._engine = engine
         self._request = request
         self._ended: Ended | None = ended
+        # Whether the reader has given up on the stream.
+        self.late = False
         self._events: Iterator[StreamEvent] | None = None
 
     async def next(self, limit_s: float | None) -> StreamEvent | None:
@@ -42,7 +44,7 @@ class DirectFeed:
             await self.close()
         return event
 
-    async def close(self, late: bool = False) -> None:
+    async def close(self) -> None:
         ended, self._ended = self._ended, None
         if ended is None:
             return
@@ -51,7 +53,7 @@ class DirectFeed:
             if close is not None:
                 close()
         finally:
-            await ended(late)
+            ended(self.late)
 
 
 class AwaitedFeed:
@@ -61,6 +63,8 @@ class AwaitedFeed:
         self._engine = engine
         self._request = request
         self._ended: Ended | None = ended
+        # Whether the reader has given up on the stream.
+        self.late = False
         self._events: AsyncIterator[StreamEvent] | None = None
 
     async def next(self, limit_s: float | None) -> StreamEvent | None:
@@ -75,16 +79,21 @@ class AwaitedFeed:
             await self.close()
         return event
 
-    async def close(self, late: bool = False) -> None:
-        ended, self._ended = self._ended, None
-        if ended is None:
+    async def close(self) -> None:
+        if self._ended is None:
             return
         try:
             close = getattr(self._events, "aclose", None)
             if close is not None:
                 await close()
         finally:
-            await ended(late)
+            self.over()
+
+    def over(self) -> None:
+        """Tell that the stream has ended, once; also of one that a task never came to read."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self.late)
 
 
 class ThreadFeed:
@@ -95,22 +104,22 @@ class ThreadFeed:
         # When the reader of the next event stops waiting; None ends the stream.
         self._orders: SimpleQueue[float | None] = SimpleQueue()
         self._replies: SimpleQueue[StreamEvent | BaseException | None] = SimpleQueue()
-        self._over = threading.Event()
+        self._workers = workers
+        self._over: threading.Event | None = None
         self._closed = False
-        self._late = False
-        context = contextvars.copy_context()
-        workers.start(lambda: context.run(self._work))
 
     async def next(self, limit_s: float | None) -> StreamEvent | None:
         if self._closed:
             return None
         limit_s = _waitable(limit_s)
         due = math.inf if limit_s is None else time.monotonic() + limit_s
+        if self._over is None:
+            self._start()
         self._orders.put(due)
         try:
             reply = self._replies.get(timeout=limit_s)
         except BaseException as error:
-            self._late = self._closed = True
+            self._source.late = self._closed = True
             self._orders.put(None)
             if isinstance(error, Empty):
                 raise TimeIsUp from None
@@ -125,12 +134,22 @@ class ThreadFeed:
         return reply
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        if self._over is None:
+            await self._source.close()
+        else:
             self._orders.put(None)
             self._over.wait(CLOSE_S)
 
-    def _work(self) -> None:
+    def _start(self) -> None:
+        over = threading.Event()
+        context = contextvars.copy_context()
+        self._workers.start(lambda: context.run(self._work, over))
+        self._over = over
+
+    def _work(self, over: threading.Event) -> None:
         try:
             while (due := self._orders.get()) is not None:
                 gives_up_at.set(due)
@@ -138,9 +157,9 @@ class ThreadFeed:
                 self._replies.put(reply)
                 if reply is None or isinstance(reply, BaseException):
                     return
-            finish(self._source.close(self._late))
+            finish(self._source.close())
         finally:
-            self._over.set()
+            over.set()
 
     def _read(self) -> StreamEvent | BaseException | None:
         try:
@@ -156,34 +175,40 @@ class TaskFeed:
         self._source = source
         self._orders: asyncio.Queue[asyncio.Future[StreamEvent | None]] = asyncio.Queue()
         self._closed = False
-        self._late = False
-        self._task = asyncio.ensure_future(self._work())
+        self._task: asyncio.Task[None] | None = None
 
     async def next(self, limit_s: float | None) -> StreamEvent | None:
         if self._closed:
             return None
         reply: asyncio.Future[StreamEvent | None] = asyncio.get_running_loop().create_future()
         self._orders.put_nowait(reply)
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._work())
+            self._task.add_done_callback(lambda _: self._source.over())
         try:
             done, _ = await asyncio.wait((reply,), timeout=limit_s)
         except asyncio.CancelledError:
-            self._give_up()
+            self._give_up(self._task)
             raise
         if not done:
-            self._give_up()
+            self._give_up(self._task)
             raise TimeIsUp
         self._closed = reply.exception() is not None or reply.result() is None
         return reply.result()
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        if self._task is None:
+            await self._source.close()
+        else:
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=CLOSE_S)
 
-    def _give_up(self) -> None:
-        self._closed = self._late = True
-        self._task.cancel()
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        self._closed = self._source.late = True
+        task.cancel()
 
     async def _work(self) -> None:
         try:
@@ -198,7 +223,7 @@ class TaskFeed:
                 if event is None:
                     return
         finally:
-            await self._source.close(self._late)
+            await self._source.close()
 
 
 def _answer(reply: asyncio.Future[StreamEvent | None], answer: StreamEvent | Exception) -> None:

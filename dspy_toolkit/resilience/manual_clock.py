@@ -113,7 +113,7 @@ class _ManualThreads:
             with limit:
                 return engine.complete(request)
         finally:
-            await ended(limit.late)
+            ended(limit.late)
 
     def feed(self, engine: Engine, request: Request, limited: bool, ended: Ended) -> Feed:
         return _ManualFeed(self._clock, partial(DirectFeed, engine, request), ended)
@@ -139,7 +139,7 @@ class _ManualTasks:
             with limit:
                 return await engine.complete(request)
         finally:
-            await ended(limit.late)
+            ended(limit.late)
 
     def feed(self, engine: AsyncEngine, request: Request, limited: bool, ended: Ended) -> Feed:
         return _ManualFeed(self._clock, partial(AwaitedFeed, engine, request), ended)
@@ -179,16 +179,16 @@ class _ManualFeed:
         finally:
             if limit.late:
                 await self._source.close()
-            await self._tell(limit.late)
+            self._tell(limit.late)
 
     async def close(self) -> None:
         await self._source.close()
-        await self._tell(False)
+        self._tell(False)
 
-    async def _note_end(self, late: bool) -> None:
+    def _note_end(self, late: bool) -> None:
         self._over = True
 
-    async def _tell(self, late: bool) -> None:
+    def _tell(self, late: bool) -> None:
         if self._over and self._ended is not None:
             ended, self._ended = self._ended, None
-            await ended(late)
+            ended(late)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from dspy_toolkit.resilience.driver import Ended, TimeIsUp, finish
+from dspy_toolkit.resilience.driver import Ended, TimeIsUp
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Job(Generic[T]):
             self._over = True
             late = self._given_up
         try:
-            finish(self._ended(late))
+            self._ended(late)
         finally:
             self._done.release()
 

@@ -534,6 +534,22 @@ def test_a_slow_reader_is_not_the_engines_fault(bench: MakeBench) -> None:
     assert engine.breakers["local"].view().tally.slow == 0
 
 
+def test_an_engine_that_cancels_itself_does_not_cancel_its_caller() -> None:
+    class Confused(FixedAnswer):
+        @property
+        def async_twin(self) -> Any:
+            return self
+
+        async def complete(self, request: Request) -> Response:
+            raise asyncio.CancelledError
+
+    policy = Policy("a", {"a": EnginePolicy(retry=ONCE)}, deadline_s=60.0)
+    engine = ResilientEngine(policy, {"a": Confused("")})
+
+    with pytest.raises(BrokenEngine, match="cancelled itself"):
+        asyncio.run(engine.async_twin.complete(ask()))
+
+
 def test_a_stream_left_early_counts_as_nothing_and_frees_its_place(bench: MakeBench) -> None:
     narrow = BulkheadPolicy(max_concurrent=1, max_queued=0)
     engine = bench(local=EnginePolicy(bulkhead=narrow)).build()
@@ -545,7 +561,8 @@ def test_a_stream_left_early_counts_as_nothing_and_frees_its_place(bench: MakeBe
     assert engine.complete(ask()).text == "answer of local"
 
 
-def test_a_cancelled_call_counts_as_nothing_and_frees_its_place() -> None:
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancelled_call_counts_as_nothing_and_frees_its_place(turns: int) -> None:
     class Stuck(FixedAnswer):
         @property
         def async_twin(self) -> Any:
@@ -559,8 +576,8 @@ def test_a_cancelled_call_counts_as_nothing_and_frees_its_place() -> None:
 
     async def cancel() -> None:
         task = asyncio.ensure_future(engine.async_twin.complete(ask()))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait((task,))
         for _ in range(5):
