@@ -311,11 +311,12 @@ def _into(given: Path | None) -> Path:
 
 
 def _write(text: str, output: Path | None) -> None:
-    from dspy_toolkit.store.files import write_text
+    from dspy_toolkit.store.files import refuse_existing, write_text
 
     if output is None:
         out(text.removesuffix("\n"))
         return
+    refuse_existing(output)
     write_text(output, text)
     out(str(output))
 

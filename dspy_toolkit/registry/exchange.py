@@ -17,7 +17,7 @@ from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import NAME, VERSION
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.registry.values import json_schema
-from dspy_toolkit.store.files import read_text, write_text
+from dspy_toolkit.store.files import read_text, refuse_existing, write_text
 
 _STARTER = '''\
 name = "{name}"
@@ -133,8 +133,7 @@ def start(name: str, folder: Path, version: str = "1.0.0") -> Path:
     if not VERSION.fullmatch(version):
         raise InvalidInput(f"version {version!r} is not usable; write three numbers, as in 1.0.0")
     path = folder / name / f"{version}.toml"
-    if path.exists():
-        raise InvalidInput(f"{path} already exists; choose another name or --version")
+    refuse_existing(path)
     text = _STARTER.format(name=name, version=version)
     read_record(text, path)
     write_text(path, text)

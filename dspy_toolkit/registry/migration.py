@@ -17,6 +17,7 @@ from dspy_toolkit.store.files import (
     new_folder,
     read_json,
     read_text,
+    refuse_existing,
     write_bytes,
     write_json,
     write_text,
@@ -64,8 +65,7 @@ def migrate(path: Path, versions: Sequence[SignatureRecord], output: Path) -> Mi
         NotFound: no such file or folder. InvalidInput: nothing in it can be carried, or `output`
             exists. IntegrityError: an artifact is damaged. StorageError: it cannot be written.
     """
-    if output.exists():
-        raise InvalidInput(f"{output} already exists; choose another place or remove it first")
+    refuse_existing(output)
     if path.is_dir():
         return _artifact(path, versions, output)
     if path.suffix == ".json":

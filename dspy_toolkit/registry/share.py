@@ -18,7 +18,7 @@ from dspy_toolkit.registry.reading import InvalidSignature, read_record
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import NAME, VERSION
 from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.store.files import read_text, sha256_bytes, write_bytes
+from dspy_toolkit.store.files import read_text, refuse_existing, sha256_bytes, write_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -49,8 +49,7 @@ def pack(records: Sequence[SignatureRecord], output: Path) -> None:
         raise InvalidInput("there is nothing to pack; name at least one signature")
     if len({each.reference for each in records}) != len(records):
         raise InvalidInput("a signature is named twice; name each once")
-    if output.exists():
-        raise InvalidInput(f"{output} already exists; choose another place or remove it first")
+    refuse_existing(output)
     contents = {f"{each.name}/{each.version}.toml": _content(each) for each in records}
     manifest = {
         "format": FORMAT,

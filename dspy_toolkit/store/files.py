@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,28 @@ def read_json(path: Path, what: str) -> Any:
         raise IntegrityError(f"{error}; it is damaged: make it again") from None
 
 
+def refuse_existing(path: Path) -> None:
+    """Make sure that nothing the user has is overwritten.
+
+    Raises:
+        InvalidInput: there is something at `path`.
+    """
+    if path.exists() or path.is_symlink():
+        raise InvalidInput(f"{path} already exists; choose another place or remove it first")
+
+
+def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
+    """Copy files, named relative to `source`, to the same places under `target`.
+
+    Raises:
+        StorageError: one cannot be copied.
+    """
+    for name in names:
+        with storage_errors(target / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder beside its final place and rename it in when the block succeeds.
@@ -140,8 +162,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         InvalidInput: `path` already exists. StorageError: it cannot be written.
     """
-    if path.exists():
-        raise InvalidInput(f"{path} already exists; choose another place or remove it first")
+    refuse_existing(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))

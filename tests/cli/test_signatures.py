@@ -160,6 +160,19 @@ def test_what_is_exported_is_printed_or_written(folder: Path, form: str, tmp_pat
     assert "Route the ticket" in printed
 
 
+@pytest.mark.parametrize("command", [("export", "triage"), ("docs",)])
+def test_a_file_that_is_there_is_never_overwritten(
+    folder: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    mine = tmp_path / "notes.md"
+    mine.write_text("mine")
+
+    with pytest.raises(InvalidInput, match="already exists"):
+        run(*command, "-f", folder, "--output", mine)
+
+    assert mine.read_text() == "mine"
+
+
 def test_an_export_is_imported_elsewhere(folder: Path, home: Path, tmp_path: Path) -> None:
     run("export", "triage@1.0.0", "-f", folder, "--output", tmp_path / "triage.json")
 

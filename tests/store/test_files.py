@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 from dspy_toolkit.store.files import (
+    copy_files,
     new_folder,
     parse_json,
     read_json,
     read_text,
+    refuse_existing,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -138,3 +140,22 @@ def test_private_stays_private_and_a_rewritten_file_keeps_its_mode(tmp_path: Pat
 def test_json_from_outside_that_cannot_be_read_is_one_line(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"data\.jsonl:3 is "):
         parse_json(text, "data.jsonl:3")
+
+
+def test_files_are_copied_to_the_same_places_and_refusals_name_the_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "from" / "lib" / "words.py", "WORD = 1\n")
+    write_text(tmp_path / "full", "no folder")
+
+    copy_files(["lib/words.py"], tmp_path / "from", tmp_path / "to")
+
+    assert (tmp_path / "to" / "lib" / "words.py").read_text() == "WORD = 1\n"
+    with pytest.raises(StorageError, match=r"full.lib.words\.py cannot be written"):
+        copy_files(["lib/words.py"], tmp_path / "from", tmp_path / "full")
+
+
+def test_even_a_link_to_nowhere_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+
+    refuse_existing(tmp_path / "absent")
+    with pytest.raises(InvalidInput, match="already exists"):
+        refuse_existing(tmp_path / "link")
