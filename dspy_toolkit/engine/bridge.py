@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -32,13 +32,20 @@ SUPPORTED_PARAMS = (
     "top_logprobs",
     "stream",
 )
+SCHEMA_PARAMS = ("response_format",)
+# Inside a JSON schema: a grammar in llguidance's dialect of Lark, which is taken instead of it.
+GRAMMAR_KEY = "x-dspy-toolkit-grammar"
 TOOL_PARAMS = ("tools", "tool_choice")
 REASONING_PARAMS = ("reasoning_effort",)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request in the engine's own words; None where the caller left a value open."""
+    """A request in the engine's own words; None where the caller left a value open.
+
+    `schema` is the JSON schema the answer is to fulfil, with `GRAMMAR_KEY` in it if a grammar is
+    to be taken instead.
+    """
 
     turns: list[Turn]
     tools: list[dict[str, Any]] = field(default_factory=list)
@@ -53,6 +60,7 @@ class Ask:
     logprobs: int | None = None
     thinking: bool | None = None
     extensions: dict[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,12 +135,26 @@ def read_request(request: Request, tools: bool, thinking: bool) -> Ask:
         logprobs=config.logprobs,
         thinking=None if config.reasoning is None else not config.reasoning.is_off,
         extensions=extensions,
+        schema=_schema(config.response_format),
     )
+
+
+def _schema(form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The schema in a response format; lm15 has checked its shape."""
+    if form is None or form["type"] == "text":
+        return None
+    if form["type"] == "json_object":
+        return {"type": "object"}
+    schema: Mapping[str, Any] = form["schema"]
+    return schema
 
 
 def _refuse(config: lm15.Config, tools: bool, can_call: bool, can_think: bool) -> None:
     refusals = {
-        "config.response_format": (config.response_format, "constrained output"),
+        "config.response_format": (
+            True if tools and config.response_format else None,
+            "constrained output together with tools",
+        ),
         "config.service_tier": (config.service_tier, "service tiers"),
         "config.store": (config.store or None, "storing answers"),
         "config.cache": (config.cache, "prompt cache settings"),

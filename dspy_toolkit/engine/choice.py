@@ -14,23 +14,36 @@ from dspy_toolkit.engine.sequence import Drawn, Sequence
 
 
 class Chooser:
-    """Draws for one row.
-
-    Attributes:
-        ended: whether the grammar lets nothing more follow.
-    """
+    """Draws for one row."""
 
     def __init__(self, sequence: Sequence) -> None:
         self._sequence = sequence
         self._sampler = make_sampler(sequence.sampling, len(sequence.answer))
         self._processors = make_processors(sequence.sampling, len(sequence.prompt))
         self._tokens = [*sequence.prompt, *sequence.answer]
-        self._guide = None
-        self.ended = False
+        grammar = sequence.grammar
+        self._guide = None if grammar is None else grammar.start(sequence.answer)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the grammar lets nothing more follow."""
+        return self._guide is not None and self._guide.ended
+
+    @property
+    def free(self) -> bool:
+        """Whether the next token depends on the model's scores and on chance alone."""
+        return self._guide is None and not self._processors
 
     def forced(self) -> list[Drawn]:
-        """The tokens that must come next."""
-        return []
+        """The tokens that must come next, the one that ends the answer among them."""
+        if self._guide is None:
+            return []
+        tokens = self._guide.forced()
+        if self._guide.ended:
+            tokens.append(self._guide.eos)
+        self._tokens += tokens
+        certain = self._sequence.logprobs is not None
+        return [Drawn(t, Score(t, 0.0, ((t, 0.0),)) if certain else None) for t in tokens]
 
     @staticmethod
     def draw(choosers: List[Chooser], logits: mx.array, due: Any) -> list[list[Drawn]]:
@@ -41,7 +54,7 @@ class Chooser:
             logits: (rows, vocab), in the model's number type.
             due: arrays to evaluate along with the tokens.
         """
-        if any(chooser._processors for chooser in choosers):
+        if not all(chooser.free for chooser in choosers):
             rows = [chooser._processed(logits[n : n + 1]) for n, chooser in enumerate(choosers)]
             logits = mx.concatenate(rows, axis=0)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
@@ -64,11 +77,17 @@ class Chooser:
             context = mx.array(self._tokens)
             for processor in self._processors:
                 logits = processor(context, logits)
+        if self._guide is not None:
+            logits = mx.where(mx.array(self._guide.allowed(logits.shape[-1])), logits, -mx.inf)
         return logits
 
     def _take(self, token: int, scores: np.ndarray | None) -> list[Drawn]:
         self._tokens.append(token)
-        return [Drawn(token, self._score(token, scores))]
+        drawn = Drawn(token, self._score(token, scores))
+        if self._guide is None:
+            return [drawn]
+        self._guide.take(token)
+        return [drawn, *self.forced()]
 
     def _score(self, token: int, scores: np.ndarray | None) -> Score | None:
         wanted = self._sequence.logprobs

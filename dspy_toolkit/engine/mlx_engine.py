@@ -11,6 +11,7 @@ from typing import Any
 
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
+from dspy_toolkit.engine.grammar import Grammar, GrammarBroken
 from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
 from dspy_toolkit.engine.output import OutputReader
 from dspy_toolkit.engine.pool import Lease
@@ -37,8 +38,6 @@ class MlxEngine:
         supported_params: the parameters of a call that have an effect.
     """
 
-    supports_response_schema = False
-
     def __init__(
         self, lease: Lease, reference: str, model_string: str, options: EngineOptions
     ) -> None:
@@ -53,10 +52,12 @@ class MlxEngine:
         self.model_string = model_string
         self.supports_function_calling = self._chat.takes_tools
         self.supports_reasoning = self._chat.thinks
+        self.supports_response_schema = self._worker.facts.unshared is None
         self.supported_params = frozenset(
             (
                 *bridge.SUPPORTED_PARAMS,
                 *(bridge.TOOL_PARAMS if self._chat.takes_tools else ()),
+                *(bridge.SCHEMA_PARAMS if self.supports_response_schema else ()),
                 *(bridge.REASONING_PARAMS if self._chat.thinks else ()),
             )
         )
@@ -196,7 +197,26 @@ class MlxEngine:
             sink=sink,
             streaming=streaming,
             logprobs=ask.logprobs,
+            grammar=None if ask.schema is None else self._grammar(ask.schema, text),
         )
+
+    def _grammar(self, schema: Mapping[str, Any], prompt: str) -> Grammar:
+        if self.facts.unshared is not None:
+            raise bridge.unsupported(
+                "config.response_format",
+                f"constrained output with this model: {self.facts.unshared}",
+            )
+        if self._chat.begins(prompt) == "thinking":
+            raise bridge.unsupported(
+                "config.response_format", "constrained output while the model thinks"
+            )
+        grammars = self.facts.grammars
+        try:
+            if bridge.GRAMMAR_KEY in schema:
+                return grammars.lark(str(schema[bridge.GRAMMAR_KEY]))
+            return grammars.json_schema(schema)
+        except GrammarBroken as error:
+            raise bridge.invalid(f"response_format cannot be kept: {one_line(error)}") from None
 
     def _sampling(self, ask: bridge.Ask) -> Sampling:
         options = self._options

@@ -74,6 +74,8 @@ class ScriptedEngine:
         if self._closed:
             raise bridge.closed()
         ask = bridge.read_request(request, tools=False, thinking=False)
+        if ask.schema is not None:
+            raise bridge.unsupported("config.response_format", "constrained output of a script")
         text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in ask.turns)
         if self._context is not None and len(text) >= self._context:
             raise bridge.too_long(len(text), self._context)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.engine.output import OutputReader, Piece, Score
 from dspy_toolkit.engine.sampling import Sampling
+
+if TYPE_CHECKING:
+    from dspy_toolkit.engine.grammar import Grammar
 
 FinishReason = Literal["stop", "length"]
 
@@ -68,6 +71,7 @@ class Sequence:
         streaming: whether the caller wants pieces as they come.
         logprobs: None for no scores, else how many of the likeliest tokens to score beside the
             drawn one.
+        grammar: what the answer is held to, or None.
         cancelled: set by the caller, from any thread, when nobody waits for the answer any more.
         reused: tokens of the prompt that were not read, because another call had read them.
     """
@@ -80,6 +84,7 @@ class Sequence:
     sink: Callable[[Message], None]
     streaming: bool = False
     logprobs: int | None = None
+    grammar: Grammar | None = None
     cancelled: bool = False
     reused: int = 0
     answer: list[int] = field(default_factory=list)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dspy_toolkit.engine.device import Device, limit_memory
 from dspy_toolkit.engine.file_limit import file_limit_kept
+from dspy_toolkit.engine.grammar import Grammars
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.source import ModelSource
 from dspy_toolkit.engine.worker import Rows, Worker
@@ -23,6 +24,7 @@ class Facts:
         dtype, device: where it runs, and in which numbers.
         expanded: whether quantized weights were expanded to plain ones.
         unshared: why calls cannot share what they have in common, or None where they do.
+        grammars: reads grammars for its tokenizer.
     """
 
     tokenizer: Any
@@ -32,6 +34,7 @@ class Facts:
     device: str
     expanded: bool
     unshared: str | None
+    grammars: Grammars
 
 
 def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
@@ -71,6 +74,7 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
             device=device.name,
             expanded=loaded.expanded,
             unshared=unshared,
+            grammars=Grammars(loaded.tokenizer, frozenset(loaded.tokenizer.eos_token_ids)),
         )
         return facts, batch
 

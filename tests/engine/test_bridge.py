@@ -64,7 +64,10 @@ def test_tool_choice_none_offers_no_tool() -> None:
 @pytest.mark.parametrize(
     ("feature", "fields"),
     [
-        ("config.response_format", {"response_format": {"type": "json_object"}}),
+        (
+            "config.response_format",
+            {"response_format": {"type": "json_object"}, "tools_given": (TOOL,)},
+        ),
         ("config.service_tier", {"service_tier": "fast"}),
         ("config.store", {"store": True}),
         ("config.cache", {"cache": lm15.CacheConfig()}),
@@ -85,6 +88,14 @@ def test_what_the_engine_cannot_do_is_refused_by_its_path(
         read(**fields)
 
     assert refusal.value.feature == feature
+
+
+def test_the_schema_of_an_answer_is_found() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+    assert read().schema is None
+    assert read(response_format={"type": "json_object"}).schema == {"type": "object"}
+    assert read(response_format={"type": "json_schema", "schema": schema}).schema == schema
 
 
 def test_thinking_may_be_turned_off_for_any_model() -> None:

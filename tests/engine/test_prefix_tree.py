@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -69,8 +70,8 @@ class Storing(RuleBasedStateMachine):
 
     def nodes(self) -> list[tuple[Stretch, Stretch]]:
         """(what leads to a node, what it holds), of every node that can be reached."""
-        open_ = [((), node) for node in self.tree._top.values()]
-        reached = []
+        open_: list[tuple[Stretch, Any]] = [((), node) for node in self.tree._top.values()]
+        reached: list[tuple[Stretch, Stretch]] = []
         while open_:
             lead, node = open_.pop()
             assert tuple(node.tokens) == node.payload

@@ -87,8 +87,8 @@ def test_greedy_output_is_mlx_lms_whatever_is_stored_and_in_whatever_order_calls
     engine.close()
 
 
-def _said(engine: MlxEngine, text: str) -> str | None:
-    return engine.complete(ask(text, "You answer.")).text
+def _said(engine: MlxEngine, text: str) -> str:
+    return engine.complete(ask(text, "You answer.")).text or ""
 
 
 def test_without_memory_for_prefixes_nothing_is_said_to_be_reused(

@@ -1,0 +1,153 @@
+"""Holding an answer to a grammar: which tokens may come next, and which must.
+
+llguidance does the work. A grammar is read once and kept; each row walks a copy of it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher
+
+_KEPT = 64
+# Whitespace of a JSON answer: none, a space, or a new line with its indent. Left free, a model that
+# likes new lines writes them forever.
+_WHITESPACE = {"whitespace_pattern": r"( |\n {0,16})?"}
+
+
+class GrammarBroken(ValueError):
+    """A grammar or a schema cannot be used; the message says why."""
+
+
+class GrammarStuck(RuntimeError):
+    """A row's grammar failed halfway, through no fault of the model."""
+
+
+class Grammar:
+    """A grammar that rows can be held to."""
+
+    def __init__(self, matcher: LLMatcher, eos: int) -> None:
+        self._matcher = matcher
+        self._eos = eos
+
+    def start(self, answer: list[int]) -> Guide:
+        """A walk through the grammar that has come as far as `answer`."""
+        guide = Guide(self._matcher.deep_copy(), self._eos)
+        for token in answer:
+            guide.take(token)
+        return guide
+
+
+class Guide:
+    """One row's walk through a grammar.
+
+    Attributes:
+        eos: the token that ends an answer.
+    """
+
+    def __init__(self, matcher: LLMatcher, eos: int) -> None:
+        self._matcher = matcher
+        self.eos = eos
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def take(self, token: int) -> None:
+        """Go on by a token that the grammar allows.
+
+        Raises:
+            GrammarStuck: the grammar does not take it.
+        """
+        if not self._matcher.consume_token(token):
+            raise GrammarStuck(f"the grammar refuses token {token}: {self._why()}")
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, which the walk then has taken."""
+        tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
+        for token in tokens:
+            self.take(token)
+        return tokens
+
+    def allowed(self, vocabulary: int) -> np.ndarray:
+        """Which tokens may come next, as booleans by token id.
+
+        Raises:
+            GrammarStuck: none may.
+        """
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.zeros(vocabulary, dtype=bool)
+        bits = np.unpackbits(packed, bitorder="little")[:vocabulary]
+        mask[: bits.size] = bits
+        if not mask.any():
+            raise GrammarStuck(f"the grammar allows no token: {self._why()}")
+        return mask
+
+    def _why(self) -> str:
+        lines = (self._matcher.get_error() or "no reason given").strip().splitlines()
+        return str(lines[0])
+
+
+class Grammars:
+    """Reads grammars for one tokenizer. May be used from any thread.
+
+    Args:
+        tokenizer: mlx-lm's wrapper.
+        eos: tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, eos: frozenset[int]) -> None:
+        self._wrapper = tokenizer
+        self._eos = sorted(eos)
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+
+    def lark(self, text: str) -> Grammar:
+        """Read a grammar in llguidance's dialect of Lark.
+
+        Raises:
+            GrammarBroken: it is none.
+        """
+        return self._read("lark", text)
+
+    def json_schema(self, schema: Mapping[str, Any]) -> Grammar:
+        """Read a JSON schema; the answer will be one JSON value that fulfils it.
+
+        Raises:
+            GrammarBroken: it is no schema, or holds what cannot be enforced.
+        """
+        return self._read("json", json.dumps({"x-guidance": _WHITESPACE, **schema}))
+
+    def _read(self, kind: str, text: str) -> Grammar:
+        key = f"{kind}:{text}"
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                found = self._kept[key] = self._compile(kind, text)
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return found
+
+    def _compile(self, kind: str, text: str) -> Grammar:
+        if self._tokenizer is None:
+            from llguidance.hf import from_tokenizer
+
+            self._tokenizer = from_tokenizer(self._wrapper._tokenizer, eos_token=self._eos)
+        convert = (
+            LLMatcher.grammar_from_lark if kind == "lark" else LLMatcher.grammar_from_json_schema
+        )
+        try:
+            matcher = LLMatcher(self._tokenizer, convert(text), log_level=0)
+        except ValueError as error:
+            raise GrammarBroken(f"{error}") from None
+        if matcher.is_error():
+            raise GrammarBroken(str(matcher.get_error()).strip().splitlines()[0])
+        return Grammar(matcher, self._eos[0])
