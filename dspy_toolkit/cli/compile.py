@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dspy_toolkit.cli.output import out_json, say, table
-from dspy_toolkit.cli.scores import calls, percent, points, shown, with_interval
+from dspy_toolkit.cli.scores import calls, percent, points, rival, shown, verdict, with_interval
 from dspy_toolkit.errors import InvalidInput
 
 # Written out so that the help does not wait for DSPy.
@@ -19,6 +19,8 @@ OPTIMIZERS = (
     "bootstrap_few_shot",
     "bootstrap_few_shot_with_random_search",
 )
+
+WORSE = 1
 
 
 def compile_command(
@@ -41,9 +43,21 @@ def compile_command(
     output: Annotated[
         Path | None, typer.Option(help="Put a copy of the artifact into this new folder.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="An artifact or its run's folder to beat, instead of the bare program."),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Chance that the verdict between equal programs is wrong.")
+    ] = 0.05,
+    keep_anyway: Annotated[
+        bool, typer.Option("--keep-anyway", help="Make an artifact even of a worse result.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Optimize a task's program and score it before and after on held-out test examples.
+
+    A result that is shown to be worse becomes no artifact, and the exit code is 1.
 
     Example: dspy-tk compile examples/ticket_triage --seed 1
     """
@@ -60,13 +74,22 @@ def compile_command(
         seed=seed,
         threads=threads,
         output=output,
+        against=against,
+        alpha=alpha,
+        keep_anyway=keep_anyway,
     )
     with nullcontext() if json else live_progress():
         report = compile_task(load_task(task), options).report
     if json:
         out_json(summary(report))
-        return
-    _show(report)
+    else:
+        _show(report)
+    if report["artifact"] is None:
+        say(
+            f"no artifact was made: the result is worse than {rival(report['gate'])}; "
+            "give it better data or options, or --keep-anyway"
+        )
+        raise typer.Exit(WORSE)
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
@@ -88,13 +111,15 @@ def _show(report: Mapping[str, Any]) -> None:
             ("score before", with_interval(percent(before["score"]), before["interval"])),
             ("score after", with_interval(percent(after["score"]), after["interval"])),
             ("difference", with_interval(points(gain["score"]), gain["interval"], signed=True)),
+            ("verdict", verdict(report["gate"])),
             ("model calls", calls(report["calls"])),
             ("seconds", f"{report['seconds']:.1f}"),
-            ("artifact", shown(report["artifact"])),
+            ("artifact", shown(report["artifact"]) if report["artifact"] else "none"),
         ),
     )
     for phase, name in (("baseline", "before"), ("compiled", "after")):
         failed = report["failures"][phase]
         if failed["count"]:
             say(f"{name}: {failed['count']} answers could not be used; first: {failed['first']}")
-    say(f"use it: dspy-tk run {shown(report['artifact'])} --input '{{...}}'")
+    if report["artifact"]:
+        say(f"use it: dspy-tk run {shown(report['artifact'])} --input '{{...}}'")

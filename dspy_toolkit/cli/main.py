@@ -23,8 +23,8 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="dspy-tk",
     help="Compile DSPy programs for the models your own machine can run.",
-    epilog="Exit codes: 0 done, 1 failed or a problem was found, 2 wrong usage, 3 not found, "
-    "4 invalid input, 5 damaged or changed content, 6 model failure, 7 storage, "
+    epilog="Exit codes: 0 done, 1 failed, a problem was found or a result is worse, 2 wrong usage, "
+    "3 not found, 4 invalid input, 5 damaged or changed content, 6 model failure, 7 storage, "
     "8 missing extra, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,

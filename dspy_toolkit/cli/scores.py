@@ -35,6 +35,18 @@ def shown(path: Path | str) -> str:
     return f"~/{place.relative_to(home)}" if place.is_relative_to(home) else str(place)
 
 
+def verdict(gate: Mapping[str, Any]) -> str:
+    """What a comparison says, as `better than the bare program  (e-value 120 of 40 needed)`."""
+    strongest = max(gate["e_better"], gate["e_worse"])
+    sure = f"e-value {strongest:.3g} of {2 / gate['alpha']:.3g} needed"
+    return f"{gate['verdict']} than {rival(gate)}  ({sure})"
+
+
+def rival(gate: Mapping[str, Any]) -> str:
+    """What a result was compared with."""
+    return shown(gate["against"]) if gate["against"] else "the bare program"
+
+
 def calls(counts: Mapping[str, Any]) -> str:
     """Call counts as `1218, and 40 from the cache`."""
     cached = f", and {counts['cached']} from the cache" if counts["cached"] else ""

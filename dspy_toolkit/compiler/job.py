@@ -15,12 +15,15 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
+from dspy_toolkit.compiler.gate import WORSE
 from dspy_toolkit.compiler.optimizers import Optimizer, Work, shuffled
+from dspy_toolkit.compiler.outcomes import write_outcomes
 from dspy_toolkit.compiler.record import RunRecord, recorded
-from dspy_toolkit.compiler.report import data_facts, scores, versions
+from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
+from dspy_toolkit.compiler.rival import ready
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit.programs.artifact import save_artifact
+from dspy_toolkit.programs.artifact import Artifact, save_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, Stopped, counted
 from dspy_toolkit.programs.data import Data
@@ -49,6 +52,9 @@ class Job:
         owns_model: whether the model was opened for this run alone.
         seed: of the training examples' order and of sampling.
         threads: examples in work at once.
+        against: what the result is compared with; None for the bare program.
+        alpha: error rate of the comparison.
+        keep_anyway: whether a result that is worse becomes the artifact all the same.
     """
 
     name: str
@@ -63,6 +69,9 @@ class Job:
     owns_model: bool
     seed: int
     threads: int
+    against: Artifact | None
+    alpha: float
+    keep_anyway: bool
 
     @property
     def model(self) -> str:
@@ -77,13 +86,14 @@ class CompileResult:
     Attributes:
         report: as in `report.json`; see `report.schema.json` in this package.
         folder: the run's folder.
-        artifact: folder of the compiled program; see `load_artifact`.
+        artifact: folder of the compiled program, see `load_artifact`; None where the result is
+            worse than what it was compared with.
         program: the compiled program, without a language model set.
     """
 
     report: Mapping[str, Any]
     folder: Path
-    artifact: Path
+    artifact: Path | None
     program: dspy.Module
 
 
@@ -114,9 +124,12 @@ def execute(
         under(settings),
     ):
         try:
-            baseline = _score(job, record, "baseline", job.program)
+            baseline = _baseline(job, record, settings)
+            write_outcomes(record.folder, job.data.test, {"baseline": baseline})
             program, candidates = _optimize(job, record, tally)
             compiled = _score(job, record, "test", program)
+            both = {"baseline": baseline, "compiled": compiled}
+            write_outcomes(record.folder, job.data.test, both)
         except KeyboardInterrupt:
             _hurry(job, tally)
             raise
@@ -130,12 +143,14 @@ def execute(
             "model": job.model,
             "seed": job.seed,
             **scores(baseline, compiled),
+            "gate": gate(baseline, compiled, job.alpha, job.against),
             "calls": {"made": tally.calls.made, "cached": tally.calls.cached},
             "candidates": candidates,
             **_facts(job, record),
         }
-        artifact = _save(job, record, program, report, output)
-        report |= {"artifact": str(artifact), "seconds": round(record.seconds, 3)}
+        dropped = report["gate"]["verdict"] == WORSE and not job.keep_anyway
+        artifact = None if dropped else _save(job, record, program, report, output)
+        report |= {"artifact": artifact and str(artifact), "seconds": round(record.seconds, 3)}
         finish(report)
     return CompileResult(report, record.folder, artifact, program)
 
@@ -146,6 +161,13 @@ def _hurry(job: Job, tally: CallTally) -> None:
     if job.owns_model:
         job.lm.release()
     tally.drain(_PATIENCE_S)
+
+
+def _baseline(job: Job, record: RunRecord, settings: Settings) -> Evaluation:
+    if job.against is None:
+        return _score(job, record, "baseline", job.program)
+    with ready(job.against, job.program, job.lm, settings) as program:
+        return _score(job, record, "baseline", program)
 
 
 def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Evaluation:
@@ -223,7 +245,7 @@ def _save(
 ) -> Path:
     kept = (
         "run", "task", "optimizer", "optimizer_options", "seed", "baseline", "compiled",
-        "difference", "metric", "prompt_format", "data", "versions", "started_at",
+        "difference", "gate", "metric", "prompt_format", "data", "versions", "started_at",
     )  # fmt: skip
     facts = {key: report[key] for key in kept}
     facts["inputs"] = list(job.data.test.examples[0].inputs().keys())

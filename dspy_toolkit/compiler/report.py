@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.compiler.evaluation import Evaluation
+from dspy_toolkit.compiler.gate import judge
 from dspy_toolkit.compiler.statistics import paired_interval
 from dspy_toolkit.errors import IntegrityError
+from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.store.files import read_json, write_json
 
 FILE = "report.json"
 SUMMARY = (
     "run", "task", "signature", "optimizer", "model", "seed", "baseline", "compiled", "calls",
-    "seconds", "artifact",
+    "seconds", "artifact", "gate",
 )  # fmt: skip
 """The keys that `dspy-tk compile --json` prints."""
 
@@ -38,6 +40,14 @@ def scores(baseline: Evaluation, compiled: Evaluation) -> dict[str, Any]:
         },
         "failures": {"baseline": _failures(baseline), "compiled": _failures(compiled)},
     }
+
+
+def gate(
+    baseline: Evaluation, compiled: Evaluation, alpha: float, against: Artifact | None
+) -> dict[str, Any]:
+    """The verdict over the result, and what it was compared with."""
+    judgement = judge(baseline.scores, compiled.scores, alpha)
+    return {**judgement.to_dict(), "against": str(against.folder) if against else None}
 
 
 def data_facts(data: Data) -> dict[str, Any]:

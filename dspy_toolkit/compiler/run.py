@@ -10,14 +10,17 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.compiler.gate import ALPHA
 from dspy_toolkit.compiler.job import CompileResult, Job, execute
 from dspy_toolkit.compiler.optimizers import DEFAULT, optimizer
+from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.data import SPLITS, Row, make_data
 from dspy_toolkit.programs.lm import LocalLM, local_lm
 from dspy_toolkit.programs.metrics import Metric, named_metric
-from dspy_toolkit.programs.modules import plan_of
+from dspy_toolkit.programs.modules import ModulePlan, plan_of
 from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import storage_errors, write_json, write_text
@@ -38,6 +41,9 @@ class CompileOptions:
         seed: of everything random in the run.
         threads: examples in work at once; None takes the settings'.
         output: where to put a copy of the artifact; must not exist yet.
+        against: an artifact the result has to beat, or its run's folder; None for the bare program.
+        alpha: chance that the verdict between equally good programs is wrong, in (0, 1).
+        keep_anyway: make an artifact even of a result that is worse.
     """
 
     optimizer: str | None = None
@@ -48,6 +54,9 @@ class CompileOptions:
     seed: int = 0
     threads: int | None = None
     output: Path | None = None
+    against: Path | None = None
+    alpha: float = ALPHA
+    keep_anyway: bool = False
 
 
 def compile_task(
@@ -55,7 +64,8 @@ def compile_task(
 ) -> CompileResult:
     """Compile a task: score its bare program, optimize it, score the result, save it.
 
-    Both scores are on the test split, which the optimizer never sees.
+    Both scores are on the test split, which the optimizer never sees. A result shown to be worse
+    is reported and not saved.
 
     Args:
         task: from `load_task`.
@@ -72,7 +82,8 @@ def compile_task(
     inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
     row = optimizer(name)
     settled = row.settle({**inherited, **asked.options})
-    _refuse_existing(asked.output)
+    _check(asked)
+    rival = _rival(asked, task.plan, list(task.data.test.examples[0].inputs().keys()))
     lm = _countable(asked.lm) if asked.lm else open_model(task, chosen, asked.model, asked.adapter)
     job = Job(
         name=task.name,
@@ -87,6 +98,9 @@ def compile_task(
         owns_model=asked.lm is None,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
+        against=rival,
+        alpha=asked.alpha,
+        keep_anyway=asked.keep_anyway,
     )
     try:
         return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
@@ -129,7 +143,7 @@ def compile_program(
     chosen, asked = settings or load_settings(), options or CompileOptions()
     row = optimizer(asked.optimizer or optimizer_name)
     settled = row.settle(asked.options)
-    _refuse_existing(asked.output)
+    _check(asked)
     splits = dict(zip(SPLITS, (train, validation, test), strict=True))
     inputs = _inputs(splits)
     rows = {
@@ -145,9 +159,10 @@ def compile_program(
         },
     )
     labels = tuple(train[0].labels().keys())
+    plan = plan_of(program)
     job = Job(
         name=name,
-        plan=plan_of(program),
+        plan=plan,
         program=program.reset_copy(),
         metric=_as_metric(metric, labels).located(data.locate),
         data=data,
@@ -158,6 +173,9 @@ def compile_program(
         owns_model=False,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
+        against=_rival(asked, plan, list(inputs)),
+        alpha=asked.alpha,
+        keep_anyway=asked.keep_anyway,
     )
 
     def fill(place: Path) -> None:
@@ -194,9 +212,17 @@ def _countable(lm: object) -> LocalLM:
     return lm
 
 
-def _refuse_existing(output: Path | None) -> None:
-    if output is not None and output.exists():
-        raise InvalidInput(f"output {output} already exists; choose another place or remove it")
+def _check(asked: CompileOptions) -> None:
+    if asked.output is not None and asked.output.exists():
+        raise InvalidInput(
+            f"output {asked.output} already exists; choose another place or remove it"
+        )
+    if not 0.0 < asked.alpha < 1.0:
+        raise InvalidInput(f"alpha must lie between 0 and 1, got {asked.alpha:g}; 0.05 is usual")
+
+
+def _rival(asked: CompileOptions, plan: ModulePlan, inputs: list[str]) -> Artifact | None:
+    return load_rival(asked.against, plan, inputs) if asked.against else None
 
 
 def _copy_task(task: Task, place: Path) -> None:

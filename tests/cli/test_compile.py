@@ -22,6 +22,26 @@ from tests.programs.tasks import TASK, rows, write_lines, write_task
 # A random model says nothing sensible, but it is loaded, asked and read like any other.
 SHORT = TASK.replace("[metric]", 'format = "chat_only"\n[generation]\nmax_tokens = 4\n\n[metric]')
 
+# A random model gives no answer that could be read, so this program tells how it was asked.
+PROGRAM = """
+import dspy
+
+class Program(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = dspy.Predict("text: str -> team: str")
+
+    def forward(self, text):
+        return dspy.Prediction(demos=len(self.step.demos))
+
+def program():
+    return Program()
+"""
+METRIC = """
+def metric(example, prediction, trace=None):
+    return float(prediction.demos == 0)
+"""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -235,3 +255,28 @@ def wait_for_start(runs: Path, running: subprocess.Popen[str]) -> Path:
                 return log
         time.sleep(0.05)
     raise AssertionError("the run did not start")
+
+
+def test_a_worse_result_says_so_in_one_line_and_exits_with_1(
+    task: Path, model: Path, tmp_path: Path
+) -> None:
+    worse = shutil.copytree(task, tmp_path / "worse")
+    text = (worse / "task.toml").read_text()
+    for old, new in (
+        ('name = "per_field"', 'file = "metric.py"'),
+        ('signature = "signature.toml"', 'program = "program.py"'),
+        ("[data]", '[data]\ninputs = ["text"]'),
+    ):
+        text = text.replace(old, new)
+    (worse / "task.toml").write_text(text)
+    (worse / "program.py").write_text(PROGRAM)
+    (worse / "metric.py").write_text(METRIC)
+    write_lines(worse / "data" / "test.jsonl", rows("test", 12))
+
+    result = invoke("compile", worse, "--model", model, "--json")
+    report = json.loads(result.stdout)
+
+    assert result.exit_code == 1
+    assert (report["artifact"], report["gate"]["verdict"]) == (None, "worse")
+    assert "no artifact was made: the result is worse than the bare program" in result.stderr
+    assert invoke("compile", worse, "--model", model, "--keep-anyway").exit_code == 0

@@ -10,9 +10,13 @@ from jsonschema import Draft202012Validator
 
 from dspy_toolkit.compiler import report as module
 from dspy_toolkit.compiler.evaluation import Evaluation, Outcome
-from dspy_toolkit.compiler.report import read_report, scores, versions, write_report
+from dspy_toolkit.compiler.report import gate, read_report, scores, versions, write_report
 from dspy_toolkit.errors import IntegrityError, NotFound
 
+BOTH = (
+    Evaluation((Outcome(0.0, "AdapterParseError: x", True), Outcome(0.5))),
+    Evaluation((Outcome(1.0), Outcome(1.0))),
+)
 GOOD: dict[str, Any] = {
     "run": "20260101-000000-routing-0a1b",
     "task": "routing",
@@ -20,10 +24,8 @@ GOOD: dict[str, Any] = {
     "optimizer": "labeled_few_shot",
     "model": "embedded",
     "seed": 0,
-    **scores(
-        Evaluation((Outcome(0.0, "AdapterParseError: x", True), Outcome(0.5))),
-        Evaluation((Outcome(1.0), Outcome(1.0))),
-    ),
+    **scores(*BOTH),
+    "gate": gate(*BOTH, 0.05, None),
     "calls": {"made": 4, "cached": 0},
     "seconds": 1.5,
     "artifact": "/somewhere",

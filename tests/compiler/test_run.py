@@ -54,6 +54,12 @@ def compiled(
     return compile_task(task, CompileOptions(lm=lm or scripted_lm(learner), **options), settings)
 
 
+def made(result: CompileResult) -> Path:
+    assert result.artifact is not None
+
+    return result.artifact
+
+
 def history(settings: Settings) -> list[RunRow]:
     book = History(settings.database)
     found = book.latest()
@@ -111,10 +117,10 @@ def test_a_run_leaves_task_logs_report_artifact_and_a_row(
 def test_the_artifact_answers_as_the_compiled_program(tmp_path: Path, settings: Settings) -> None:
     result = compiled(tmp_path / "routing", settings)
 
-    outputs = ask(result.artifact, {"text": "message 2"}, lm=scripted_lm(learner))
+    outputs = ask(made(result), {"text": "message 2"}, lm=scripted_lm(learner))
 
     assert outputs == {"team": "atlas", "urgent": False}
-    assert load_artifact(result.artifact).manifest["compiled"] == result.report["compiled"]
+    assert load_artifact(made(result)).manifest["compiled"] == result.report["compiled"]
 
 
 def test_the_optimizer_never_sees_a_test_example(tmp_path: Path, settings: Settings) -> None:
@@ -136,8 +142,7 @@ def test_the_optimizer_never_sees_a_test_example(tmp_path: Path, settings: Setti
 
 def test_the_same_seed_gives_the_same_artifact(tmp_path: Path, settings: Settings) -> None:
     programs = [
-        (compiled(tmp_path / "routing", settings, text=SEARCHED, seed=seed).artifact)
-        / "program.json"
+        made(compiled(tmp_path / "routing", settings, text=SEARCHED, seed=seed)) / "program.json"
         for seed in (3, 3, 4)
     ]
 
@@ -314,7 +319,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_artifact(
     (folder,) = settings.runs.iterdir()
 
     assert "\n" not in str(raised.value)
-    assert {each.name for each in folder.iterdir()} == {"task", "run.log", "events.jsonl"}
+    assert {each.name for each in folder.iterdir()} == {
+        "task",
+        "run.log",
+        "events.jsonl",
+        "examples.jsonl",
+    }
 
 
 TOOLS = """
@@ -353,10 +363,10 @@ def test_a_program_with_tools_is_compiled_and_its_artifact_brings_them(
     (folder / "tools.py").unlink()
 
     assert result.report["baseline"]["score"] == result.report["compiled"]["score"] == 1.0
-    outputs = ask(result.artifact, {"text": "message 4"}, lm=scripted_lm(agent))
+    outputs = ask(made(result), {"text": "message 4"}, lm=scripted_lm(agent))
     assert outputs["team"] == "atlas"
     assert outputs["trajectory"]["tool_args_0"] == {"number": 4}
-    assert (result.artifact / "tools.py").is_file()
+    assert (made(result) / "tools.py").is_file()
 
 
 def test_two_runs_at_once_keep_their_counts_apart(tmp_path: Path, settings: Settings) -> None:
@@ -396,7 +406,7 @@ def test_a_program_of_ones_own_is_compiled_in_python(tmp_path: Path, settings: S
 
     assert result.report["compiled"]["score"] == 1.0
     assert program.demos == []
-    assert ask(result.artifact, {"text": "message 3"}, lm=scripted_lm(learner)) == {
+    assert ask(made(result), {"text": "message 3"}, lm=scripted_lm(learner)) == {
         "team": "comet",
         "urgent": True,
     }
@@ -426,7 +436,7 @@ def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
         settings=settings,
     )
     lm = scripted_lm(lambda request: chat(team="atlas"))
-    loaded = load_artifact(result.artifact).program(lm, into=Own())
+    loaded = load_artifact(made(result)).program(lm, into=Own())
 
     assert (result.report["metric"], result.report["signature"]) == ("metric", None)
     assert result.report["compiled"]["score"] == 0.5
