@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_json, read_text
 
 _ROLES = ("system", "user", "assistant")
 _SHOWN = 60
@@ -55,7 +54,7 @@ def read_examples(files: Iterable[Path]) -> list[Example]:
 
     Raises:
         NotFound: there is no such file.
-        InvalidExample: a line is not JSON, is no example, or has no answer; or a file is empty.
+        InvalidInput: a line is not JSON, is no example, or has no answer; or a file is empty.
     """
     found: list[Example] = []
     for file in files:
@@ -63,7 +62,8 @@ def read_examples(files: Iterable[Path]) -> list[Example]:
         before = len(found)
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                found.append(_parse(line, f"{file}:{number}"))
+                place = f"{file}:{number}"
+                found.append(example_from(parse_json(line, place), place))
         if len(found) == before:
             raise InvalidExample(f"data file {file} is empty; give one JSON object a line")
     return found
@@ -92,16 +92,6 @@ def example_from(value: Any, place: str) -> Example:
     )
 
 
-def _parse(line: str, place: str) -> Example:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidExample(
-            f"{place}: not JSON (column {error.colno}: {error.msg}); give one object a line"
-        ) from None
-    return example_from(value, place)
-
-
 def _turns(messages: Any, place: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list | tuple) or not messages:
         raise InvalidExample(f"{place}: messages must be a list of turns, got {_shown(messages)}")
@@ -127,7 +117,10 @@ def _turn(message: Any, place: str) -> Turn:
 def _text(value: Mapping[str, Any], key: str, place: str) -> str:
     if not isinstance(value.get(key), str):
         raise InvalidExample(f"{place}: {key} must be a text, got {_shown(value.get(key))}")
-    return str(value[key])
+    text = str(value[key])
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InvalidExample(f"{place}: {key} holds half a character (a lone surrogate)")
+    return text
 
 
 def _shown(value: Any) -> str:

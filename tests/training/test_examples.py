@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import NotFound
+from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.training.examples import Chat, Completion, InvalidExample, Turn, read_examples
 
 GOOD = '{"prompt": "2 + 2 =", "completion": " 4"}'
@@ -26,7 +26,9 @@ def test_both_kinds_are_read_with_their_places(tmp_path: Path) -> None:
 
 
 BAD_LINES = [
-    ("{", r"not JSON \(column 2"),
+    ("{", r"is not JSON \(line 1, column 2"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"prompt": "x", "completion": "\\ud800"}', "completion holds half a character"),
     ("[1]", r"must be an object, got \[1\]"),
     ("{}", "it has no keys"),
     ('{"text": "x"}', 'must have "messages", or "prompt" and "completion"; it has \'text\''),
@@ -48,7 +50,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, says:
     file = tmp_path / "train.jsonl"
     file.write_text(f"{GOOD}\n{line}\n")
 
-    with pytest.raises((InvalidExample, InvalidExample.__mro__[1]), match=says) as caught:
+    with pytest.raises(InvalidInput, match=says) as caught:
         read_examples([file])
 
     assert str(caught.value).startswith(f"{file}:2")
