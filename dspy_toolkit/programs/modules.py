@@ -13,6 +13,7 @@ from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.signature import dspy_signature, record_of
 from dspy_toolkit.programs.user_code import call, load_function
 from dspy_toolkit.registry import SignatureRecord
+from dspy_toolkit.registry.local_modules import python_files
 
 KINDS = ("predict", "chain_of_thought", "react")
 GIVEN = "given"
@@ -92,12 +93,12 @@ class ModulePlan:
             raise InvalidInput(f"{where}: {error}") from None
 
     def sources(self) -> tuple[str, ...]:
-        """Python files that building needs: those named, and the modules that lie beside them."""
+        """Python files that building needs: those named, and what they can import beside them."""
         named = [name for name in (self.program, self.tools_file) if name is not None]
         beside = [
             file.relative_to(self.folder).as_posix()
             for name in named
-            for file in sorted((self.folder / name).parent.glob("*.py"))
+            for file in python_files((self.folder / name).parent)
         ]
         return tuple(dict.fromkeys([*named, *beside]))
 

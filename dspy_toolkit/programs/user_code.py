@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dspy_toolkit.errors import InvalidInput, nearest
-from dspy_toolkit.store.files import read_text, sha256_bytes
+from dspy_toolkit.registry.local_modules import importing_from, lock
+from dspy_toolkit.store.files import read_text, sha256_bytes, sha256_file
 
-_lock = threading.RLock()
-_loaded: dict[str, ModuleType] = {}
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A file that was run, with the digests of all files that were."""
+
+    module: ModuleType
+    digests: Mapping[Path, str]
+
+    def holds(self, source: str, file: Path) -> bool:
+        beside = [(path, digest) for path, digest in self.digests.items() if path != file]
+        return self.digests[file] == sha256_bytes(source.encode()) and all(
+            path.is_file() and sha256_file(path) == digest for path, digest in beside
+        )
+
+
+_loaded: dict[Path, _Loaded] = {}
 
 
 def load_function(file: Path, name: str) -> Callable[..., Any]:
     """Run a Python file and take a function out of it.
 
-    The file may import modules beside it. It runs once for each content it has; functions taken
-    from it share its globals. Nothing is written into its folder.
+    At its top the file may import modules and packages beside it. It runs again once one of these
+    files has changed; until then, functions taken from it share its globals. Nothing is written
+    into its folder.
 
     Raises:
         NotFound: the file does not exist.
@@ -66,37 +81,21 @@ def call(function: Callable[..., Any], file: Path) -> Any:
 
 def _run(file: Path) -> ModuleType:
     source = read_text(file, "Python file")
+    with lock:
+        kept = _loaded.get(file)
+        if kept is None or not kept.holds(source, file):
+            kept = _loaded[file] = _executed(file, source)
+        return kept.module
+
+
+def _executed(file: Path, source: str) -> _Loaded:
     key = sha256_bytes(f"{file}\n{source}".encode())
-    with _lock:
-        if key not in _loaded:
-            _loaded[key] = _executed(file, source, f"dspy_toolkit_task_{key[:12]}_{file.stem}")
-        return _loaded[key]
-
-
-def _executed(file: Path, source: str, name: str) -> ModuleType:
+    name = f"dspy_toolkit_task_{key[:12]}_{file.stem}"
     module = ModuleType(name)
     module.__file__ = str(file)
-    with _importing_from(file.parent):
-        # Dataclasses and pydantic look the module of a class up here.
-        sys.modules[name] = module
+    # Dataclasses and pydantic look the module of a class up here.
+    sys.modules[name] = module
+    with importing_from(file.parent.absolute()) as beside:
         call(lambda: exec(compile(source, str(file), "exec"), module.__dict__), file)
-    return module
-
-
-@contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Let imports find a folder's modules, and forget them afterwards."""
-    before, writes = set(sys.modules), sys.dont_write_bytecode
-    sys.path.insert(0, str(folder))
-    # An artifact's folder must stay as its manifest says.
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            place = getattr(sys.modules[name], "__file__", None)
-            # Two tasks may each have a module of this name.
-            if place and Path(place).parent == folder and Path(place).stem == name:
-                del sys.modules[name]
+    digests = {each: sha256_file(each) for each in beside}
+    return _Loaded(module, {**digests, file: sha256_bytes(source.encode())})

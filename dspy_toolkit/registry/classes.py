@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import re
 import sys
 import types
@@ -26,6 +26,7 @@ from dspy_toolkit.registry.field_types import (
     render_type,
     union,
 )
+from dspy_toolkit.registry.local_modules import holds, importing_from
 from dspy_toolkit.registry.record import SignatureRecord
 
 UNVERSIONED = "0.0.0"
@@ -50,14 +51,16 @@ def load_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
 
     Args:
         reference: `module:Class`.
-        folders: looked in for the module, after the installed ones; the working folder too.
+        folders: looked in for the module first; the working folder last, after what is installed.
+            A module found in a folder is imported anew, apart from those of other folders.
 
     Raises:
         NotFound: no such module or class. InvalidInput: the module fails, the class is no
             signature, or a field cannot be expressed, with its name.
     """
     module_name, _, class_name = reference.partition(":")
-    with _importable([*folders, Path.cwd()]):
+    place = _place(module_name, folders)
+    with importing_from(place.absolute()) if place else contextlib.nullcontext():
         module = _module(module_name, reference)
     cls = getattr(module, class_name, None)
     if cls is None:
@@ -99,15 +102,14 @@ def from_class(cls: Any, reference: str) -> SignatureRecord:
     return record
 
 
-@contextlib.contextmanager
-def _importable(folders: Sequence[Path]) -> Iterator[None]:
-    added = [text for folder in folders if (text := str(folder.absolute())) not in sys.path]
-    sys.path.extend(added)
-    try:
-        yield
-    finally:
-        for text in added:
-            sys.path.remove(text)
+def _place(module: str, folders: Sequence[Path]) -> Path | None:
+    """The folder to import a module from, or None where the process can import it anyway."""
+    top = module.partition(".")[0]
+    for folder in folders:
+        if holds(folder, top):
+            return folder
+    known = top in sys.modules or importlib.util.find_spec(top) is not None
+    return None if known else Path.cwd()
 
 
 def _module(name: str, reference: str) -> types.ModuleType:

@@ -7,7 +7,7 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.modules import GIVEN, build_module, plan_of
+from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module, plan_of
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.user_code import load_function
 from dspy_toolkit.registry import FieldRecord, SignatureRecord
@@ -86,3 +86,41 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     file.write_text("def metric(): return 2\n")
 
     assert (before, load_function(file, "metric")()) == (1, 2)
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_packages_of_the_same_name_do_not_meet(tmp_path: Path, packaged: bool) -> None:
+    for name in ("one", "two"):
+        lib = tmp_path / name / "lib"
+        lib.mkdir(parents=True)
+        if packaged:
+            (lib / "__init__.py").touch()
+        (lib / "words.py").write_text(f"WORD = {name!r}\n")
+        (tmp_path / name / "metric.py").write_text(
+            "from lib.words import WORD\ndef metric(): return WORD"
+        )
+
+    words = [load_function(tmp_path / name / "metric.py", "metric")() for name in ("one", "two")]
+
+    assert words == ["one", "two"]
+    assert not {"lib", "lib.words"} & set(sys.modules)
+
+
+def test_a_changed_module_beside_the_file_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text("WORD = 1\n")
+    file = tmp_path / "metric.py"
+    file.write_text("import words\ndef metric(): return words.WORD\n")
+    before = load_function(file, "metric")()
+    (tmp_path / "words.py").write_text("WORD = 22\n")
+
+    assert (before, load_function(file, "metric")()) == (1, 22)
+
+
+def test_packages_beside_a_program_travel_with_it(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "words.py").write_text("")
+    (tmp_path / "program.py").write_text("")
+
+    plan = ModulePlan("program", folder=tmp_path, program="program.py")
+
+    assert plan.sources() == ("program.py", "lib/words.py")

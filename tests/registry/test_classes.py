@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,13 +86,11 @@ class Plain:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "mail_signatures.py").write_text(MODULE, encoding="utf-8")
     (tmp_path / "failing_module.py").write_text("raise KeyError('no\\nsecret')\n")
     (tmp_path / "needy_module.py").write_text("import absent_package_x\n")
-    yield tmp_path
-    for name in ("mail_signatures", "failing_module", "needy_module"):
-        sys.modules.pop(name, None)
+    return tmp_path
 
 
 def test_a_class_becomes_a_record(folder: Path) -> None:
@@ -130,12 +127,58 @@ def test_a_class_without_types_and_instructions_has_those_of_dspy(folder: Path) 
     assert made.instructions == "Given the fields `question`, produce the fields `answer`."
 
 
-def test_importing_leaves_the_module_path_as_it_was(folder: Path) -> None:
+def test_importing_leaves_the_modules_and_their_path_as_they_were(folder: Path) -> None:
     before = list(sys.path)
 
     find("mail_signatures:Short", [folder])
 
     assert sys.path == before
+    assert "mail_signatures" not in sys.modules
+    assert not list(folder.rglob("__pycache__"))
+
+
+SORT = """\
+import dspy
+from {package}.words import TYPE
+class Sort(dspy.Signature):
+    mail: str = dspy.InputField()
+    box: TYPE = dspy.OutputField()
+"""
+
+
+def _sorting(folder: Path, kind: str) -> Path:
+    package = folder / "sorting"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "words.py").write_text(f"TYPE = {kind}\n")
+    (package / "signatures.py").write_text(SORT.format(package="sorting"))
+    return folder
+
+
+def test_classes_of_one_name_in_two_folders_do_not_meet(tmp_path: Path) -> None:
+    folders = [_sorting(tmp_path / kind, kind) for kind in ("int", "bool")]
+
+    found = [find("sorting.signatures:Sort", [folder]) for folder in folders]
+
+    assert [each.outputs[0].type for each in found] == ["int", "bool"]
+
+
+def test_a_class_is_read_anew_when_a_module_that_it_imports_has_changed(tmp_path: Path) -> None:
+    folder = _sorting(tmp_path, "int")
+    find("sorting.signatures:Sort", [folder])
+    (folder / "sorting" / "words.py").write_text("TYPE = float\n")
+
+    assert find("sorting.signatures:Sort", [folder]).outputs[0].type == "float"
+
+
+def test_the_working_folder_is_looked_in_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(_sorting(tmp_path / "here", "int"))
+    given = _sorting(tmp_path / "given", "bool")
+
+    assert find("sorting.signatures:Sort").outputs[0].type == "int"
+    assert find("sorting.signatures:Sort", [given]).outputs[0].type == "bool"
 
 
 @pytest.mark.parametrize(
