@@ -14,6 +14,7 @@ from dspy.adapters.utils import annotation_allows_none
 from pydantic import TypeAdapter, ValidationError
 
 from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.programs.grammar import answer_format, cut_field
 
 
 def prompt_format(name: str) -> dspy.Adapter:
@@ -21,7 +22,8 @@ def prompt_format(name: str) -> dspy.Adapter:
 
     Args:
         name: `chat` (DSPy's default, which asks again in JSON when an answer cannot be parsed),
-            `chat_only` (the same without the second question), `json` or `xml`.
+            `chat_only` (the same without the second question), `guided` (the same, held to the
+            fields' types while it is generated), `json` or `xml`.
 
     Raises:
         InvalidInput: no format has this name.
@@ -68,9 +70,59 @@ class CheckedChat(_Checked, dspy.ChatAdapter):  # type: ignore[misc]
         return CheckedJSON(use_native_function_calling=self.use_native_function_calling)
 
 
+class GuidedChat(CheckedChat):
+    """Answers under the same markers, to the same prompts, held to the fields' types on the way.
+
+    What the markers and types leave no choice about is then not generated either. A model that
+    cannot be held answers as it does for `chat`.
+    """
+
+    def _call_preprocess(
+        self,
+        lm: dspy.BaseLM,
+        lm_kwargs: dict[str, Any],
+        signature: type[dspy.Signature],
+        inputs: dict[str, Any],
+    ) -> type[dspy.Signature]:
+        rendered: type[dspy.Signature] = super()._call_preprocess(lm, lm_kwargs, signature, inputs)
+        # The name says that the engine is one of ours: others take schemas, but no grammars.
+        if lm.model.startswith("mlx/") and lm.supports_response_schema and "tools" not in lm_kwargs:
+            lm_kwargs["response_format"] = answer_format(rendered)
+        return rendered
+
+    def _call_postprocess(
+        self,
+        processed_signature: type[dspy.Signature],
+        original_signature: type[dspy.Signature],
+        outputs: list[Any],
+        lm: dspy.BaseLM,
+        lm_kwargs: dict[str, Any],
+    ) -> list[dict[str, Any]]:
+        if lm_kwargs.pop("response_format", None) is not None:
+            for output in outputs:
+                _refuse_cut(processed_signature, output)
+        values: list[dict[str, Any]] = super()._call_postprocess(
+            processed_signature, original_signature, outputs, lm, lm_kwargs
+        )
+        return values
+
+
+def _refuse_cut(signature: type[dspy.Signature], output: Any) -> None:
+    text = (output.get("text") if isinstance(output, dict) else output) or ""
+    field = cut_field(signature, text)
+    if field is not None:
+        raise dspy.AdapterParseError(
+            adapter_name="GuidedChat",
+            signature=signature,
+            lm_response=text,
+            message=f"The answer was cut at field {field}; allow it more max_tokens.",
+        )
+
+
 FORMATS: dict[str, Callable[[], dspy.Adapter]] = {
     "chat": CheckedChat,
     "chat_only": lambda: CheckedChat(use_json_adapter_fallback=False),
+    "guided": GuidedChat,
     "json": CheckedJSON,
     "xml": CheckedXML,
 }

@@ -72,7 +72,12 @@ def test_an_unknown_format_names_the_nearest() -> None:
 
 def test_prompts_are_those_of_plain_dspy() -> None:
     signature = dspy_signature(RATING)
-    plain = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
+    plain = {
+        "chat": dspy.ChatAdapter,
+        "guided": dspy.ChatAdapter,
+        "json": dspy.JSONAdapter,
+        "xml": dspy.XMLAdapter,
+    }
 
     for name, adapter in plain.items():
         assert prompt_format(name).format(signature, [], {"text": "x"}) == adapter().format(

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from typing import Any, Literal
+
+import dspy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.grammar import KEY, answer_format, cut_field
+from dspy_toolkit.programs.lm import LocalLM
+from tests.engine.tiny import write_model
+
+
+class Line(BaseModel):
+    name: str
+    count: int
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "sky blue"
+
+
+class Everything(dspy.Signature):
+    """Answer."""
+
+    question: str = dspy.InputField()
+    why: str = dspy.OutputField(max_length=12)
+    label: Literal["low", "lower", 'a "b"', "größer"] = dspy.OutputField()
+    level: Literal[1, 2, 10] = dspy.OutputField()
+    count: int = dspy.OutputField(ge=3, le=200)
+    share: float = dspy.OutputField()
+    sure: bool = dspy.OutputField()
+    colour: Colour = dspy.OutputField()
+    maybe: Literal["x", "y"] | None = dspy.OutputField()
+    code: str = dspy.OutputField(pattern=r"^[A-Z]{2}/\d+$", max_length=6)
+    lines: list[Line] = dspy.OutputField(max_length=2)
+
+
+class Decision(dspy.Signature):
+    """Decide."""
+
+    question: str = dspy.InputField()
+    urgency: Literal["low", "high"] = dspy.OutputField()
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLM]:
+    folder = tmp_path_factory.mktemp("guided")
+    engine = open_engine(
+        str(write_model(folder / "m", more={"max_position_embeddings": 4096})),
+        EngineOptions(),
+        Settings(home=folder, device="cpu"),
+    )
+    yield LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, cache=False)
+    engine.close()
+
+
+def predict(lm: LocalLM, signature: Any, question: str, **config: Any) -> dspy.Prediction:
+    with dspy.context(lm=lm, adapter=prompt_format("guided")):
+        return dspy.Predict(signature)(question=question, config=config)
+
+
+def test_a_model_that_knows_nothing_gives_answers_of_every_type(lm: LocalLM) -> None:
+    def one(number: int) -> dspy.Prediction:
+        return predict(lm, Everything, f"Number {number}?", temperature=1.2, rollout_id=number)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(one, range(8)))
+
+    for answer in answers:
+        for name, info in Everything.output_fields.items():
+            TypeAdapter(info.annotation).validate_python(answer[name])
+        assert 3 <= answer.count <= 200
+        assert len(answer.why) <= 12
+        assert len(answer.lines) <= 2
+
+
+def test_a_decision_is_one_run_of_the_model(lm: LocalLM) -> None:
+    predict(lm, Decision, "First?")
+    before = lm.engine.stats()
+    answer = predict(lm, Decision, "Second?")
+    after = lm.engine.stats()
+
+    assert answer.urgency in ("low", "high")
+    assert (after.runs - before.runs, after.decoded - before.decoded) == (1, 1)
+    assert after.reused - before.reused > 300
+
+
+def test_an_answer_cut_by_max_tokens_names_the_field(lm: LocalLM) -> None:
+    adapter = prompt_format("guided")
+    adapter.use_json_adapter_fallback = False
+    with dspy.context(lm=lm, adapter=adapter):
+        with pytest.raises(dspy.AdapterParseError, match=r"cut at field why; allow it more"):
+            dspy.Predict(Everything)(question="Cut?", config={"max_tokens": 12})
+
+
+def test_a_text_goes_on_to_the_next_header_and_may_hold_empty_lines() -> None:
+    said = {"reasoning": "First.\n\nThen: [[ ## odd", "answer": "So\n[it] is"}
+    signature = dspy.Signature("question -> reasoning, answer")
+    adapter = dspy.ChatAdapter()
+
+    assert takes(signature, adapter.format_assistant_message_content(signature, said))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.fixed_dictionaries(
+        {
+            "why": st.text("ab cö\n.,", max_size=12).map(str.strip),
+            "label": st.sampled_from(["low", "lower", 'a "b"', "größer"]),
+            "level": st.sampled_from([1, 2, 10]),
+            "count": st.integers(3, 200),
+            "share": st.integers(-10_000, 10_000).map(lambda n: n / 100),
+            "sure": st.booleans(),
+            "colour": st.sampled_from(list(Colour)),
+            "maybe": st.sampled_from(["x", "y", None]),
+            "code": st.sampled_from(["AB/1", "ZZ/123"]),
+            "lines": st.lists(
+                st.builds(Line, name=st.text("aü \"'", max_size=6), count=st.integers(-9, 99)),
+                max_size=2,
+            ),
+        }
+    )
+)
+def test_every_right_answer_as_demonstrations_show_it_is_allowed(values: dict[str, Any]) -> None:
+    answer = dspy.ChatAdapter().format_assistant_message_content(Everything, values)
+
+    assert takes(Everything, answer)
+    assert prompt_format("guided").parse(Everything, answer)["count"] == values["count"]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("lower", "lowest"), ("45", "2"), ("AB/12", "ab/12"), ("True", "yes"), ("sky blue", "green")],
+)
+def test_wrong_answers_are_not_allowed(right: str, wrong: str) -> None:
+    values = {
+        "why": "x",
+        "label": "lower",
+        "level": 1,
+        "count": 45,
+        "share": 0.5,
+        "sure": True,
+        "colour": Colour.BLUE,
+        "maybe": "x",
+        "code": "AB/12",
+        "lines": [],
+    }
+    answer = dspy.ChatAdapter().format_assistant_message_content(Everything, values)
+
+    assert takes(Everything, answer)
+    assert not takes(Everything, answer.replace(f"\n{right}\n", f"\n{wrong}\n"))
+
+
+def test_a_last_text_may_end_without_the_closing_marker() -> None:
+    signature = dspy.Signature("question -> answer")
+
+    assert takes(signature, "[[ ## answer ## ]]\nParis")
+    assert cut_field(signature, "[[ ## answer ## ]]\nParis") is None
+
+
+def test_the_field_at_which_an_answer_is_cut_is_found() -> None:
+    signature = dspy.Signature("question -> reasoning, count: int")
+
+    assert cut_field(signature, "[[ ## rea") == "reasoning"
+    assert cut_field(signature, "[[ ## reasoning ## ]]\nBe") == "reasoning"
+    assert cut_field(signature, "[[ ## reasoning ## ]]\nx\n\n[[ ## count ## ]]\n4") == "count"
+
+
+def takes(signature: Any, answer: str) -> bool:
+    """Whether the grammar allows an answer as a whole, a byte at a time."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    grammar = answer_format(signature)["json_schema"]["schema"][KEY]
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar), log_level=0)
+    return matcher.consume_tokens(list(answer.encode())) and matcher.is_accepting()
