@@ -14,7 +14,9 @@ from dspy_toolkit.config import load_settings
 from dspy_toolkit.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from dspy_toolkit.registry import FieldRecord, SignatureRecord
+    from collections.abc import Sequence
+
+    from dspy_toolkit.registry import FieldRecord, MigrationReport, SignatureRecord
 
 app = typer.Typer(
     help="Look at, check, compare, migrate and share signatures.",
@@ -272,10 +274,9 @@ def migrate(
     Example: dspy-tk signatures migrate train.jsonl triage@1.0.0 triage@2.0.0 --output train2.jsonl
     """
     from dspy_toolkit.registry import chain, resolve
-    from dspy_toolkit.registry import migrate as migrate_source
 
     versions = chain(resolve(old, folder), resolve(new, folder), folder)
-    report = migrate_source(source, versions, output)
+    report = _migrated(source, versions, output)
     if json:
         out_json({**dataclasses.asdict(report), "output": str(output)})
     else:
@@ -304,6 +305,16 @@ def docs(
 
     records = [resolve(each, folder) for each in references or ()] or list_records(folder)
     _write(reference_page(records), output)
+
+
+def _migrated(source: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
+    if source.is_dir():
+        from dspy_toolkit.programs.artifact_migration import migrate_artifact
+
+        return migrate_artifact(source, versions, output)
+    from dspy_toolkit.registry import migrate as migrate_file
+
+    return migrate_file(source, versions, output)
 
 
 def _into(given: Path | None) -> Path:

@@ -1,10 +1,10 @@
-"""Carrying stored examples and compiled programs to a newer version, into new files."""
+"""Carrying stored examples and saved programs to a newer version, into new files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,13 @@ from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry.carry import carry
 from dspy_toolkit.registry.program_state import CarriedProgram, carry_program
 from dspy_toolkit.registry.record import SignatureRecord
-from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import (
-    new_folder,
     read_json,
     read_text,
     refuse_existing,
-    write_bytes,
     write_json,
     write_text,
 )
-from dspy_toolkit.store.manifest import read_manifest, write_manifest
-
-PROGRAM = "program.json"
-SIGNATURE = "signature.toml"
-
-_MEASURED = ("baseline", "compiled", "scores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +45,23 @@ class MigrationReport:
 
 
 def migrate(path: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
-    """Carry an artifact's folder, a `program.json` or a JSON Lines file of examples.
+    """Carry a program's saved state, a `.json` file, or a JSON Lines file of examples.
 
     Args:
         path: what to carry; it stays as it is.
         versions: from `chain`.
-        output: a new folder or file.
+        output: a new file.
 
     Raises:
-        NotFound: no such file or folder. InvalidInput: nothing in it can be carried, or `output`
-            exists. IntegrityError: an artifact is damaged. StorageError: it cannot be written.
+        NotFound: no such file. InvalidInput: nothing in it can be carried, or `output` exists.
+        IntegrityError: the program is damaged. StorageError: the output cannot be written.
     """
     refuse_existing(output)
-    if path.is_dir():
-        return _artifact(path, versions, output)
     if path.suffix == ".json":
         state = read_json(path, "program")
         carried = carry_program(state, versions, str(path))
         write_json(output, carried.state)
-        return _report(carried)
+        return program_report(carried)
     return _examples(path, versions, output)
 
 
@@ -96,32 +85,8 @@ def _examples(path: Path, versions: Sequence[SignatureRecord], output: Path) -> 
     return MigrationReport(len(kept), tuple(refused), _notes(dropped))
 
 
-def _artifact(path: Path, versions: Sequence[SignatureRecord], output: Path) -> MigrationReport:
-    old, new = versions[0], versions[-1]
-    manifest = read_manifest(path, "artifact")
-    held = manifest.get("signature") or {}
-    if held.get("digest") != old.digest:
-        raise InvalidInput(
-            f"artifact {path} is for {held.get('reference')}, which is not the {old.reference} "
-            f"named; name the signature it was compiled with, {path / SIGNATURE}"
-        )
-    carried = carry_program(read_json(path / PROGRAM, "program"), versions, str(path))
-    dropped = ("files", "seal", *_MEASURED)
-    facts = {key: value for key, value in manifest.items() if key not in dropped}
-    facts["signature"] = {"reference": new.reference, "digest": new.digest}
-    facts["inputs"] = [each.name for each in new.inputs]
-    facts["migrated_from"] = {"reference": old.reference, "digest": old.digest}
-    with new_folder(output) as place:
-        for name in sorted(set(manifest["files"]) - {PROGRAM, SIGNATURE}):
-            write_bytes(place / name, (path / name).read_bytes())
-        write_json(place / PROGRAM, carried.state)
-        write_text(place / SIGNATURE, to_toml(new))
-        write_manifest(place, facts)
-    report = _report(carried)
-    return replace(report, notes=(*report.notes, "its scores no longer hold; evaluate it again"))
-
-
-def _report(carried: CarriedProgram) -> MigrationReport:
+def program_report(carried: CarriedProgram) -> MigrationReport:
+    """What became of a program."""
     refused = tuple(Refused(where, why) for where, why in carried.refused)
     return MigrationReport(carried.demos, refused, (*_notes(carried.dropped), *carried.notes))
 

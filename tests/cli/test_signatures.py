@@ -230,6 +230,13 @@ def test_migrate_carries_what_it_can_and_lists_the_rest(folder: Path, tmp_path: 
     assert json.loads(wholly.stdout)["carried"] == 1
 
 
+def test_migrate_takes_a_folder_for_an_artifact(folder: Path, tmp_path: Path) -> None:
+    versions = ("triage@1.0.0", "triage@2.0.0", "-f", folder)
+
+    with pytest.raises(NotFound, match="is no artifact"):
+        run("migrate", folder, *versions, "-o", tmp_path / "new")
+
+
 def test_docs_describes_everything_or_what_is_named(folder: Path, tmp_path: Path) -> None:
     run("docs", "-f", folder, "--output", tmp_path / "page.md")
     one = run("docs", "triage@1.0.0", "-f", folder).stdout

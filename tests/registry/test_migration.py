@@ -9,7 +9,7 @@ import pytest
 from dspy.signatures.signature import infer_prefix
 from hypothesis import given
 
-from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
+from dspy_toolkit.errors import IntegrityError, InvalidInput
 from dspy_toolkit.registry import (
     SignatureNotFound,
     SignatureRecord,
@@ -17,11 +17,9 @@ from dspy_toolkit.registry import (
     load_file,
     migrate,
     python_type,
-    to_toml,
 )
 from dspy_toolkit.registry.carry import carry
 from dspy_toolkit.registry.program_state import label
-from dspy_toolkit.store.manifest import read_manifest, write_manifest
 from tests.registry.making import record, write
 from tests.registry.strategies import few, field_names, many, records
 
@@ -288,61 +286,6 @@ def test_a_program_over_another_signature_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(IntegrityError, match="damaged"):
         migrate(tmp_path / "torn.json", (OLD, NEW), tmp_path / "q.json")
-
-
-def _artifact(folder: Path, made: SignatureRecord) -> Path:
-    folder.mkdir()
-    module = dspy.Predict(_signature(made))
-    module.demos = [DEMO]
-    module.save(folder / "program.json")
-    (folder / "signature.toml").write_text(to_toml(made))
-    (folder / "tools.py").write_text("# the user's own\n")
-    facts: dict[str, Any] = {
-        "format": 1,
-        "signature": {"reference": made.reference, "digest": made.digest},
-        "module": {"kind": "predict", "program": None, "tools_file": "tools.py", "tools": []},
-        "inputs": ["body", "topic"],
-        "compiled": {"score": 0.9},
-    }
-    write_manifest(folder, facts)
-    return folder
-
-
-def test_an_artifact_is_carried_whole_with_a_manifest_that_holds(tmp_path: Path) -> None:
-    source = _artifact(tmp_path / "old", OLD)
-    before = {each.name: each.read_bytes() for each in source.iterdir()}
-
-    report = migrate(source, (OLD, NEW), tmp_path / "new")
-
-    manifest = read_manifest(tmp_path / "new", "artifact")
-    assert manifest["signature"] == {"reference": "triage@2.0.0", "digest": NEW.digest}
-    assert manifest["migrated_from"]["digest"] == OLD.digest
-    assert manifest["inputs"] == ["ticket", "channel"]
-    assert "compiled" not in manifest
-    assert load_file(tmp_path / "new" / "signature.toml") == NEW
-    assert (tmp_path / "new" / "tools.py").read_text() == "# the user's own\n"
-    assert report.carried == 1
-    assert "evaluate it again" in report.notes[-1]
-    assert {each.name: each.read_bytes() for each in source.iterdir()} == before
-
-
-def test_an_artifact_of_another_signature_or_with_changed_files_is_refused(tmp_path: Path) -> None:
-    source = _artifact(tmp_path / "old", OLD)
-    other = record({"body": "str"}, {"team": "str"})
-
-    with pytest.raises(InvalidInput, match=r"is not the triage@1\.0\.0 named"):
-        migrate(source, (other, NEW), tmp_path / "new")
-    (source / "tools.py").write_text("changed")
-    with pytest.raises(IntegrityError, match=r"tools\.py was changed"):
-        migrate(source, (OLD, NEW), tmp_path / "new")
-    sealed = (source / "manifest.json").read_text()
-    (source / "manifest.json").write_text(sealed.replace("predict", "program"))
-    with pytest.raises(IntegrityError, match=r"manifest\.json was changed"):
-        migrate(source, (OLD, NEW), tmp_path / "new")
-    with pytest.raises(NotFound, match="does not exist"):
-        migrate(tmp_path / "absent.jsonl", (OLD, NEW), tmp_path / "new")
-
-    assert not (tmp_path / "new").exists()
 
 
 @many
