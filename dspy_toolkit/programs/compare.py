@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from dspy.adapters.types.decision import Choice, Noul, Score
+from pydantic import BaseModel
+
 ListRule: TypeAlias = Literal["ordered", "unordered", "overlap"]
 LIST_RULES: tuple[ListRule, ...] = ("ordered", "unordered", "overlap")
 
@@ -54,8 +57,10 @@ def agreement(right: Any, given: Any, rules: Rules) -> float:
     if isinstance(right, bool) or right is None:
         return float(_truth(given) is right if right is not None else given is None)
     if isinstance(right, int | float):
-        number = as_number(given)
-        return float(number is not None and close(float(right), number, rules.tolerance))
+        wanted, number = as_number(right), as_number(given)
+        if wanted is None:
+            return float(right == given)
+        return float(number is not None and close(wanted, number, rules.tolerance))
     if isinstance(right, str) and isinstance(given, str | int | float):
         return float(normal(right) == normal(str(given)))
     return 0.0
@@ -63,10 +68,10 @@ def agreement(right: Any, given: Any, rules: Rules) -> float:
 
 def plain(value: Any) -> Any:
     """A value as JSON would hold it: models as objects, tuples as lists, decisions as values."""
-    if hasattr(value, "model_dump"):
+    if isinstance(value, Choice | Noul | Score):
+        return value.value
+    if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-        if "confidence" in value and "value" in value:
-            return value["value"]
     if isinstance(value, tuple):
         return list(value)
     return value
@@ -99,14 +104,22 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
+        return _finite(value)
     found = _NUMBER.findall(value) if isinstance(value, str) else []
-    return float(found[0].replace(",", "")) if len(found) == 1 else None
+    return _finite(found[0].replace(",", "")) if len(found) == 1 else None
 
 
 def close(right: float, given: float, tolerance: float) -> bool:
     """Whether two numbers differ by at most `tolerance` of the right one, or of 1 below that."""
     return abs(right - given) <= tolerance * max(1.0, abs(right))
+
+
+def _finite(value: float | str) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _truth(value: Any) -> bool | None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dspy.adapters.types.decision import Choice, Noul, Score
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from dspy_toolkit.programs.compare import (
     Rules,
@@ -82,12 +83,30 @@ def test_the_tolerance_is_relative_above_one_and_absolute_below() -> None:
 
 
 def test_a_decision_counts_as_its_value() -> None:
-    class Decision(BaseModel):
+    assert plain(Choice(value="a", confidence=0.4)) == "a"
+    assert agreement("a", Choice(value="A", confidence=0.4), RULES) == 1.0
+    assert agreement(True, Noul(value=True, confidence=0.9), RULES) == 1.0
+    assert agreement(1.5, Score(value=1.5, confidence=0.2), RULES) == 1.0
+
+
+def test_an_object_with_the_fields_of_a_decision_is_compared_whole() -> None:
+    class Reading(BaseModel):
         value: str
         confidence: float
 
-    assert plain(Decision(value="a", confidence=0.4)) == "a"
-    assert agreement("a", Decision(value="A", confidence=0.4), RULES) == 1.0
+    assert agreement(Reading(value="a", confidence=0.4), {"value": "a"}, RULES) == 0.0
+    assert agreement(Reading(value="a", confidence=0.4), Reading(value="a", confidence=0.4), RULES)
+
+
+def test_models_that_are_no_objects_are_compared_as_what_they_hold() -> None:
+    assert agreement(["a", "b"], RootModel[list[str]](["b", "a"]), RULES) == 1.0
+    assert agreement("a", RootModel[str]("A"), RULES) == 1.0
+
+
+def test_numbers_too_large_for_a_float_agree_with_themselves_only() -> None:
+    assert agreement(10**400, 10**400, RULES) == 1.0
+    assert agreement(10**400, 10**400 + 1, RULES) == 0.0
+    assert agreement(1, 10**400, RULES) == 0.0
 
 
 @given(values)
@@ -153,6 +172,8 @@ def test_articles_and_punctuation_are_no_words() -> None:
         ("between 1 and 2", None),
         ("none", None),
         (float("nan"), None),
+        (10**400, None),
+        ("1e999", None),
         (True, None),
         (None, None),
     ],
