@@ -28,7 +28,10 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallFinished(Event):
-    """A model call ended, answered from the cache or by an engine, well or with an error."""
+    """A model call ended, answered from the cache or by an engine, well or with an error.
+
+    `run` is the run it was made for, where there is one.
+    """
 
     model: str
     seconds: float
@@ -36,6 +39,7 @@ class CallFinished(Event):
     output_tokens: int
     cached: bool
     error: str | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

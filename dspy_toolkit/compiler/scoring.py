@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dspy_toolkit.programs.artifact import Artifact, load_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import Calls, CallTally, counted
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM, chosen_model
 from dspy_toolkit.programs.task import FILE, Task, load_task
 from dspy_toolkit.store.manifest import NAME
 
@@ -73,7 +74,8 @@ def score_path(
         split: which examples.
         task: whose examples and metric; for an artifact the task its run was made from, which
             is kept in the run's folder.
-        model, adapter, lm: what to run on instead of the task's or artifact's own model.
+        model, adapter, lm: what to run on instead of the task's or artifact's own model, see
+            `open_model` and `Artifact.language_model`.
         threads: examples in work at once; None takes the settings'.
         settings: where runs lie; read from the environment when left out.
 
@@ -82,23 +84,24 @@ def score_path(
     """
     chosen = settings or load_settings()
     artifact = _artifact_at(path)
-    subject = load_task(_task_of(artifact, task, chosen) if artifact else task or path)
+    subject = _task_of(artifact, task, chosen) if artifact else load_task(task or path)
     examples = subject.data.split(split).examples
-    used = lm or _model(subject, artifact, chosen, model, adapter)
-    program = artifact.program(used) if artifact else subject.program()
-    style = artifact.manifest["prompt_format"] if artifact else subject.format
-    tally, started = CallTally(), time.monotonic()
+    opened = (
+        partial(artifact.language_model, settings=chosen)
+        if artifact
+        else partial(open_model, subject, chosen)
+    )
+    started = time.monotonic()
     with (
-        ExitStack() as cleanup,
+        closing(subject.metric),
+        chosen_model(lm, model, adapter, opened) as used,
         corrected(lambda line: None),
-        dspy.context(lm=used, adapter=prompt_format(style)),
-        counted(tally),
+        dspy.context(lm=used, adapter=prompt_format(subject.format)),
+        counted(CallTally()) as tally,
         under(chosen),
     ):
-        if lm is None:
-            cleanup.callback(used.release)
         evaluation = evaluate(
-            program,
+            artifact.program(used) if artifact else subject.program(),
             examples,
             subject.metric,
             threads=threads or chosen.threads,
@@ -121,28 +124,24 @@ def _artifact_at(path: Path) -> Artifact | None:
     raise InvalidInput(f"{place} is neither a task ({FILE}) nor an artifact ({NAME})")
 
 
-def _task_of(artifact: Artifact, task: Path | None, settings: Settings) -> Path:
+def _task_of(artifact: Artifact, task: Path | None, settings: Settings) -> Task:
+    if task is not None:
+        return load_task(task)
     kept = settings.runs / artifact.manifest["run"] / "task"
-    if task is None and not (kept / FILE).is_file():
+    if not (kept / FILE).is_file():
         raise NotFound(
             f"the task of artifact {artifact.folder} is not in {settings.runs} any more; "
             "name it with --task FOLDER"
         )
-    return task or kept
-
-
-def _model(
-    task: Task,
-    artifact: Artifact | None,
-    settings: Settings,
-    model: str | None,
-    adapter: Path | None,
-) -> LocalLM:
-    if artifact is None:
-        return open_model(task, settings, model, adapter)
-    if model is None:
-        return artifact.language_model(settings)
-    return local_lm(model, adapter=adapter, settings=settings, **task.generation)
+    found = load_task(kept)
+    ours, its = artifact.signature, found.signature
+    if ours is not None and its is not None and ours.digest != its.digest:
+        raise InvalidInput(
+            f"artifact {artifact.folder} was carried from {its.reference} to {ours.reference} "
+            "after it was compiled, so its run's examples do not fit; "
+            "name a task of that signature with --task FOLDER"
+        )
+    return found
 
 
 def _progress(name: str, total: int) -> Callable[[int, float], None]:

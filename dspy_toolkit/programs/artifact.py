@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from dspy.adapters.utils import serialize_for_json
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, nearest
-from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM, chosen_model, local_lm
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.signature import typed_values
+from dspy_toolkit.programs.speaking import speaking
 from dspy_toolkit.registry import SignatureRecord, load_file, validate_values
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import new_folder, storage_errors, write_text
@@ -61,6 +61,8 @@ class Artifact:
     ) -> dspy.Module:
         """Build the program, demonstrations and instructions in place, ready to be called.
 
+        Wherever it is called, it speaks the prompt format it was compiled with.
+
         Args:
             lm: the language model; without one, the model of the compile run is opened again.
             into: a new program of the same class, for one that was made in Python.
@@ -78,46 +80,53 @@ class Artifact:
                 f"artifact {self.folder} does not fit the program ({error!r}); "
                 "give a program of the class that was compiled"
             ) from None
-        module.set_lm(self.language_model(settings) if lm is None else lm)
-        return module
+        module.set_lm(self.language_model(settings=settings) if lm is None else lm)
+        return speaking(module, self.manifest["prompt_format"])
 
-    def language_model(self, settings: Settings | None = None) -> LocalLM:
-        """Open the model of the compile run.
+    def language_model(
+        self,
+        model: str | None = None,
+        adapter: Path | None = None,
+        settings: Settings | None = None,
+    ) -> LocalLM:
+        """Open the model to run on: that of the compile run, unless another is named.
+
+        Args:
+            model: reference of another model, which takes over temperature, seed and the longest
+                answer, and no adapter.
+            adapter: folder of a fine-tune, laid over that model; over the compile run's model,
+                where no other is named.
+            settings: for opening it.
 
         Raises:
-            InvalidInput: it was made in Python and has no reference.
-            IntegrityError: what the reference leads to now is another model.
+            InvalidInput: the compile run's was made in Python and has no reference.
+            IntegrityError: no other is named, and the reference leads to another model by now.
         """
-        model = self.manifest["model"]
-        if model["reference"] is None:
+        kept = self.manifest["model"]
+        if model is None and kept["reference"] is None:
             raise InvalidInput(
                 f"artifact {self.folder} was compiled with a model made in Python; "
                 "give one, in Python as lm=..., on the command line with --model"
             )
+        same = model is None and adapter is None
+        limits = {key: kept[key] for key in ("temperature", "max_tokens") if kept[key] is not None}
         lm = local_lm(
-            model["reference"],
-            adapter=model["adapter"],
-            temperature=model["temperature"],
-            max_tokens=model["max_tokens"],
+            model or kept["reference"],
+            adapter=kept["adapter"] if same else adapter,
             seed=self.manifest["seed"],
             settings=settings,
-            **model["options"],
+            **limits,
+            **(kept["options"] if model is None else {}),
         )
-        if lm.model != model["string"]:
+        if same and lm.model != kept["string"]:
             lm.release()
+            adapted = f" --adapter {kept['adapter']}" if kept["adapter"] else ""
             raise IntegrityError(
-                f"artifact {self.folder} was compiled for {model['string']}, but "
-                f"{model['reference']!r} is now {lm.model}; compile again, or name the model "
-                f"with --model {model['reference']} to use it all the same"
+                f"artifact {self.folder} was compiled for {kept['string']}, but "
+                f"{kept['reference']!r} is now {lm.model}; compile again, or name the model "
+                f"with --model {kept['reference']}{adapted} to use it all the same"
             )
         return lm
-
-    def context(self) -> AbstractContextManager[None]:
-        """DSPy settings under which the program speaks the prompt format it was compiled with."""
-        made: AbstractContextManager[None] = dspy.context(
-            adapter=prompt_format(self.manifest["prompt_format"])
-        )
-        return made
 
     def run(self, program: dspy.Module, values: Mapping[str, Any]) -> dict[str, Any]:
         """Check inputs, call the program, and give its outputs as JSON values.
@@ -132,8 +141,7 @@ class Artifact:
         """
         given = self.check(values)
         try:
-            with self.context():
-                prediction = program(**given)
+            prediction = program(**given)
         except dspy.DSPyError as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             raise EngineError(f"the program gave no usable answer: {text}") from error
@@ -244,29 +252,18 @@ def ask(
     Args:
         folder: the artifact.
         values: JSON values by input field.
-        model, adapter, lm: what to run on instead of the model of the compile run.
+        model, adapter, lm: what to run on instead of the model of the compile run, see
+            `Artifact.language_model`.
         settings: for opening the model.
 
     Raises:
-        As `load_artifact`, `Artifact.program` and `Artifact.run`.
+        As `load_artifact`, `Artifact.program`, `Artifact.run` and `chosen_model`.
     """
     artifact = load_artifact(folder)
     artifact.check(values)
-    used = lm or _opened(artifact, model, adapter, settings)
-    try:
+    opened = partial(artifact.language_model, settings=settings)
+    with chosen_model(lm, model, adapter, opened) as used:
         return artifact.run(artifact.program(used), values)
-    finally:
-        if lm is None:
-            used.release()
-
-
-def _opened(
-    artifact: Artifact, model: str | None, adapter: Path | None, settings: Settings | None
-) -> LocalLM:
-    if model is None:
-        return artifact.language_model(settings)
-    kept = {key: artifact.manifest["model"][key] for key in ("temperature", "max_tokens")}
-    return local_lm(model, adapter=adapter, settings=settings, **kept)
 
 
 def _signature(place: Path, manifest: Mapping[str, Any]) -> SignatureRecord | None:

@@ -44,9 +44,13 @@ class CallTally:
 
     `with counted(tally):` makes it hear of every call made by a `LocalLM` inside, in the threads
     that DSPy starts there too.
+
+    Attributes:
+        run: id of the run that the calls are made for, where there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: str | None = None) -> None:
+        self.run = run
         self._changed = threading.Condition()
         self._calls = Calls()
         self._running = 0
@@ -88,10 +92,10 @@ class CallTally:
 
 
 @contextmanager
-def counted(tally: CallTally) -> Iterator[None]:
+def counted(tally: CallTally) -> Iterator[CallTally]:
     """Count the calls made inside, in place of any tally outside."""
     with dspy.context(**{_KEY: tally}):
-        yield
+        yield tally
 
 
 def current_tally() -> CallTally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits. No inputs stand in two of them."""
+    """The three splits. No inputs stand in two of them.
 
+    Attributes:
+        inputs: names of all input fields, those that examples may leave out among them.
+        train, validation, test: the examples.
+    """
+
+    inputs: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
@@ -145,28 +151,85 @@ def make_data(
     Raises:
         InvalidInput: inputs stand in two splits.
     """
-    _refuse_shared(splits, inputs)
-    return Data(**{name: _split(name, rows, inputs, typed) for name, rows in splits.items()})
+    examples = {
+        name: [_example(row, inputs, typed) for row in rows] for name, rows in splits.items()
+    }
+    return _data(splits, examples, inputs)
 
 
-def _split(
-    name: str,
-    rows: Iterable[Row],
-    inputs: Sequence[str],
-    typed: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Split:
-    kept = tuple(rows)
-    examples = []
-    for row in kept:
+def data_of_examples(
+    splits: Mapping[str, Sequence[dspy.Example]], inputs: Sequence[str] | None = None
+) -> Data:
+    """Take examples that were made in Python as they are.
+
+    Args:
+        splits: examples by split name.
+        inputs: the input fields; those that examples have, when left out.
+
+    Raises:
+        InvalidInput: a split is empty, an example says not what its inputs are or holds a value
+            that JSON lacks, or inputs stand in two splits.
+    """
+    rows = {name: rows_of(examples, name) for name, examples in splits.items()}
+    found = (name for each in splits.values() for one in each for name in one.inputs().keys())
+    return _data(rows, splits, tuple(dict.fromkeys(found)) if inputs is None else inputs)
+
+
+def rows_of(examples: Sequence[dspy.Example], split: str) -> list[Row]:
+    """What examples made in Python say, as JSON values.
+
+    Raises:
+        InvalidInput: there are none, or one says not what its inputs are or holds a value that
+            JSON lacks.
+    """
+    if not examples:
+        raise InvalidInput(f"the {split} split is empty; give at least one example")
+    return [_row(example, f"{split} example {n}") for n, example in enumerate(examples)]
+
+
+def _row(example: dspy.Example, place: str) -> Row:
+    if not isinstance(example, dspy.Example) or not getattr(example, "_input_keys", None):
+        raise InvalidInput(
+            f"{place} says not what its inputs are; make it with dspy.Example(...).with_inputs(...)"
+        )
+    values = example.toDict()
+    for name, value in values.items():
         try:
-            values = typed(row.values)
-        except InvalidInput as error:
-            raise InvalidInput(f"{row.place}: {error}") from None
-        examples.append(dspy.Example(**values).with_inputs(*inputs))
-    return Split(name, kept, tuple(examples), sha256_json([row.values for row in kept]))
+            sha256_json(value)
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidInput(
+                f"{place}: field {name!r} holds a {type(value).__name__} that JSON cannot hold; "
+                "give texts, numbers, lists and objects"
+            ) from None
+    return Row(values, place)
 
 
-def _refuse_shared(splits: dict[str, list[Row]], inputs: Sequence[str]) -> None:
+def _example(
+    row: Row, inputs: Sequence[str], typed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dspy.Example:
+    try:
+        values = typed(row.values)
+    except InvalidInput as error:
+        raise InvalidInput(f"{row.place}: {error}") from None
+    return dspy.Example(**values).with_inputs(*inputs)
+
+
+def _data(
+    rows: Mapping[str, Sequence[Row]],
+    examples: Mapping[str, Sequence[dspy.Example]],
+    inputs: Sequence[str],
+) -> Data:
+    _refuse_shared(rows, inputs)
+    splits = {
+        name: Split(
+            name, tuple(each), tuple(examples[name]), sha256_json([row.values for row in each])
+        )
+        for name, each in rows.items()
+    }
+    return Data(tuple(inputs), **splits)
+
+
+def _refuse_shared(splits: Mapping[str, Sequence[Row]], inputs: Sequence[str]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     shared: list[tuple[str, str]] = []
     for name, rows in splits.items():

@@ -54,6 +54,13 @@ class Judge:
                 self._lm = local_lm(self._model, max_tokens=_MAX_TOKENS)
             return self._lm
 
+    def close(self) -> None:
+        """Give back the model that was opened, if any; the next answer opens it again."""
+        with self._lock:
+            opened, self._lm = self._lm, None
+        if opened is not None:
+            opened.release()
+
 
 def judge_rule(fields: tuple[str, ...], model: Any = None, criteria: Any = CRITERIA) -> Judge:
     """Make the rule of the metric.

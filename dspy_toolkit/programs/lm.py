@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import dspy
 from dspy.lm15 import Request
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import reject_unknown_keys
+from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.events import CallFinished, emit
 from dspy_toolkit.programs.cache import current_settings, use_call_cache
 from dspy_toolkit.programs.calls import current_tally
@@ -162,6 +162,7 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
                     output_tokens=meter.output_tokens,
                     cached=cached,
                     error=error,
+                    run=tally.run,
                 )
             )
 
@@ -219,6 +220,33 @@ def local_lm(
         max_tokens=max_tokens,
         cache=chosen.cache,
     )
+
+
+@contextmanager
+def chosen_model(
+    lm: LocalLM | None,
+    model: str | None,
+    adapter: Path | None,
+    opened: Callable[[str | None, Path | None], LocalLM],
+) -> Iterator[LocalLM]:
+    """The model that was given, or one opened for the block and given back after it.
+
+    Args:
+        lm: a model made in Python, which stays open.
+        model, adapter: what to open instead; `opened` says what None means.
+        opened: opens it.
+
+    Raises:
+        InvalidInput: `lm` was given together with `model` or `adapter`.
+    """
+    if lm is not None and (model is not None or adapter is not None):
+        raise InvalidInput("lm is a whole model already; leave out model and adapter, or lm")
+    used = opened(model, adapter) if lm is None else lm
+    try:
+        yield used
+    finally:
+        if lm is None:
+            used.release()
 
 
 class _Meter:

@@ -21,6 +21,7 @@ from dspy_toolkit.programs.compare import (
     plain,
     token_f1,
 )
+from dspy_toolkit.programs.judge import Judge, judge_rule
 from dspy_toolkit.programs.user_code import failure, load_function
 
 Rule: TypeAlias = Callable[[dspy.Example, dspy.Prediction, Any], Any]
@@ -40,16 +41,18 @@ class Metric:
     """Scores a prediction, the way DSPy calls metrics.
 
     Attributes:
-        name: as in `task.toml`, or the file's name.
+        name: as in `task.toml`, the file's path in the task's folder, or the function's name.
         rule: gives the score.
         threshold: least score at which an answer may become a demonstration.
         locate: says where an example stands, for messages.
+        file: where the user's own rule stands, or None.
     """
 
     name: str
     rule: Rule
     threshold: float = 1.0
     locate: Locate = _unplaced
+    file: Path | None = None
 
     def __call__(
         self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None
@@ -67,6 +70,11 @@ class Metric:
         """The same metric, naming examples in its own way."""
         return replace(self, locate=locate)
 
+    def close(self) -> None:
+        """Give back the model that a judge has opened; its next answer opens it again."""
+        if isinstance(self.rule, Judge):
+            self.rule.close()
+
     def _value(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any) -> Any:
         try:
             return self.rule(example, prediction, trace)
@@ -76,7 +84,8 @@ class Metric:
             raise MetricError(f"metric {self.name} {error} ({self.locate(example)})") from None
         except Exception as error:
             raise MetricError(
-                f"metric {failure(error, Path(self.name))} on {self.locate(example)}; mend it"
+                f"metric {failure(error, self.file or Path(self.name))} "
+                f"on {self.locate(example)}; mend it"
             ) from error
 
     def _checked(self, value: Any, example: dspy.Example) -> float:
@@ -94,13 +103,39 @@ class Metric:
         return number
 
 
-def metric_from_file(file: Path, threshold: float = 1.0) -> Metric:
+def metric_from_file(file: Path, name: str | None = None, threshold: float = 1.0) -> Metric:
     """The user's metric: `def metric(example, prediction, trace=None)` in a Python file.
+
+    Args:
+        file: the file.
+        name: what the metric is called, the same on every machine; else the file's last part.
+        threshold: least score at which an answer may become a demonstration.
 
     Raises:
         NotFound, InvalidInput: the file is missing, cannot be run or has no such function.
     """
-    return Metric(str(file), load_function(file, "metric"), threshold)
+    return Metric(name or file.name, load_function(file, "metric"), threshold, file=file)
+
+
+def as_metric(metric: str | Metric | Callable[..., Any], fields: Sequence[str]) -> Metric:
+    """A metric from its name or from a function of the user's.
+
+    Args:
+        metric: a metric's name, a metric, or `(example, prediction, trace=None) -> float`.
+        fields: the output fields that a metric given by name compares.
+
+    Raises:
+        InvalidInput: no metric has this name, or it is no function.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        return named_metric(metric, fields)
+    if not callable(metric):
+        raise InvalidInput(f"metric {metric!r} is neither a metric's name nor a function")
+    code = getattr(metric, "__code__", None)
+    file = Path(code.co_filename) if code else None
+    return Metric(getattr(metric, "__name__", "metric"), metric, file=file)
 
 
 def named_metric(
@@ -172,8 +207,6 @@ def _numeric(fields: tuple[str, ...], options: dict[str, Any]) -> Rule:
 
 
 def _judge(fields: tuple[str, ...], options: dict[str, Any]) -> Rule:
-    from dspy_toolkit.programs.judge import judge_rule
-
     return judge_rule(fields, **options)
 
 

@@ -11,6 +11,7 @@ import dspy
 
 from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.signature import dspy_signature, record_of
+from dspy_toolkit.programs.speaking import class_of
 from dspy_toolkit.programs.user_code import call, load_function
 from dspy_toolkit.registry import SignatureRecord
 from dspy_toolkit.registry.local_modules import python_files
@@ -51,9 +52,10 @@ def plan_of(program: dspy.Module) -> ModulePlan:
 
     Only DSPy's own `Predict` and `ChainOfThought` can be told from their signature.
     """
-    if type(program) is dspy.Predict:
+    made = class_of(program)
+    if made is dspy.Predict:
         kind, signature = "predict", program.signature
-    elif type(program) is dspy.ChainOfThought:
+    elif made is dspy.ChainOfThought:
         kind, signature = "chain_of_thought", program.predict.signature.delete("reasoning")
     else:
         return ModulePlan(GIVEN)

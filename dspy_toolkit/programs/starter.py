@@ -7,10 +7,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.task_file import check_name
 from dspy_toolkit.store.files import new_folder, write_text
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _FILLED = ("task.toml", "signature.toml", "README.md")
 
 
@@ -28,10 +27,7 @@ def new_task(folder: Path) -> Path:
         StorageError: it cannot be written.
     """
     place = folder.expanduser().absolute()
-    if not _NAME.fullmatch(place.name):
-        raise InvalidInput(
-            f"task name {place.name!r} is not usable; use small letters, digits, '_' and '-'"
-        )
+    check_name(place.name, "task name")
     words = {
         "name": place.name,
         "folder": str(folder),

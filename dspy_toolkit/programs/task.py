@@ -12,6 +12,7 @@ import dspy
 
 from dspy_toolkit.errors import InvalidInput, NotFound, reject_unknown_keys
 from dspy_toolkit.programs.data import Data
+from dspy_toolkit.programs.formats import FORMATS
 from dspy_toolkit.programs.metrics import Metric, metric_from_file, named_metric
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.task_data import load_data
@@ -72,7 +73,9 @@ class Task:
 
 
 def load_task(folder: Path | str) -> Task:
-    """Load a task and check all of it: keys, signature, code, every data line.
+    """Load a task and check it: keys, signature, code, every data line.
+
+    The optimizer's name and options are checked when a compile run takes them.
 
     Raises:
         NotFound: the folder or a file it names does not exist.
@@ -157,7 +160,8 @@ def _metric(table: Table, fields: tuple[str, ...]) -> Metric:
     given = dict(options.values)
     if "file" in given:
         options.only("file", "threshold")
-        return metric_from_file(options.file(options.text("file")), options.share("threshold", 1.0))
+        name = options.text("file")
+        return metric_from_file(options.file(name), name, options.number("threshold", 1.0))
     name = options.text("name", "per_field")
     given.pop("name", None)
     chosen = options.texts("fields") if given.pop("fields", None) is not None else fields
@@ -175,8 +179,6 @@ def _compared(record: SignatureRecord | None, data: Data) -> tuple[str, ...]:
 
 
 def _format(table: Table) -> str:
-    from dspy_toolkit.programs.formats import FORMATS
-
     name = table.text("format", "chat")
     table.known("format", (name,), FORMATS)
     return name
@@ -191,7 +193,7 @@ def _generation(table: Table) -> dict[str, Any]:
     if "max_tokens" in generation.values:
         found["max_tokens"] = generation.whole("max_tokens", 0, least=1)
     if "temperature" in generation.values:
-        found["temperature"] = generation.share("temperature", 0.0, most=2.0)
+        found["temperature"] = generation.number("temperature", 0.0, most=2.0)
     return found
 
 

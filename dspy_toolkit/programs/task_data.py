@@ -71,7 +71,7 @@ def _divided(table: Table, inputs: Sequence[str], check: Check) -> dict[str, lis
         split.only("seed", *SPLITS)
         seed = split.whole("seed", 0)
         if any(name in split.values for name in SPLITS):
-            shares = {name: split.share(name, 0.0) for name in SPLITS}
+            shares = {name: split.number(name, 0.0) for name in SPLITS}
         if abs(sum(shares.values()) - 1) > 1e-6 or not all(shares.values()):
             raise InvalidInput(
                 f"{split.where}: train, validation and test must be above 0 and sum to 1, "

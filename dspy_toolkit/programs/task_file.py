@@ -13,6 +13,18 @@ from dspy_toolkit.errors import InvalidInput, NotFound, nearest, reject_unknown_
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
+def check_name(value: str, where: str) -> None:
+    """Refuse a name that may not stand in file names.
+
+    Raises:
+        InvalidInput: it is empty, longer than 64 characters, or has others than are allowed.
+    """
+    if not _NAME.fullmatch(value):
+        raise InvalidInput(
+            f"{where} {value!r} must be small letters, digits, '_' and '-', at most 64 in all"
+        )
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a task file.
@@ -59,10 +71,7 @@ class Table:
     def name(self, key: str) -> str:
         """A text that may stand in file names."""
         value = self.text(key)
-        if not _NAME.fullmatch(value):
-            raise InvalidInput(
-                f"{self.where}: {key} {value!r} must be small letters, digits, '_' and '-'"
-            )
+        check_name(value, f"{self.where}: {key}")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -72,8 +81,8 @@ class Table:
             raise InvalidInput(f"{self.where}: {key} must be a list of texts, got {value!r}")
         return tuple(value)
 
-    def share(self, key: str, default: float, most: float = 1.0) -> float:
-        """A number from 0 to 1, or to `most`."""
+    def number(self, key: str, default: float, most: float = 1.0) -> float:
+        """A number from 0 to `most`."""
         value = self.values.get(key, default)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= most:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.compiler.scoring import score_path
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
+from dspy_toolkit.programs.artifact import load_artifact, save_artifact
 from dspy_toolkit.programs.task import load_task
+from dspy_toolkit.registry import load_file
+from dspy_toolkit.registry.toml_text import to_toml
 from tests.programs.tasks import learner, scripted_lm, write_task
 
 
@@ -77,3 +81,26 @@ def test_what_is_neither_task_nor_artifact_is_named(tmp_path: Path, settings: Se
         score_path(tmp_path, lm=lm, settings=settings)
     with pytest.raises(InvalidInput, match="did you mean 'train'"):
         score_path(write_task(tmp_path / "routing"), split="trian", lm=lm, settings=settings)
+
+
+def test_an_artifact_carried_to_another_signature_wants_a_task_of_it(
+    tmp_path: Path, settings: Settings, run: Path
+) -> None:
+    newer = replace(load_file(tmp_path / "routing" / "signature.toml"), version="2.0.0")
+    (tmp_path / "routing" / "signature.toml").write_text(to_toml(newer))
+    old = load_artifact(run / "artifact")
+    carried = tmp_path / "carried"
+    save_artifact(
+        carried,
+        old.program(scripted_lm(learner)),
+        replace(old.plan, signature=newer),
+        scripted_lm(learner),
+        {key: old.manifest[key] for key in ("run", "seed", "prompt_format", "inputs")},
+    )
+
+    with pytest.raises(InvalidInput, match=r"from route@1\.0\.0 to route@2\.0\.0 .*--task"):
+        score_path(carried, lm=scripted_lm(learner), settings=settings)
+    task = tmp_path / "routing"
+    score = score_path(carried, task=task, lm=scripted_lm(learner), settings=settings)
+
+    assert (score.score, score.signature) == (1.0, "route@2.0.0")

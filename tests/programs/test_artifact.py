@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dspy
+import mlx.core as mx
 import pytest
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.programs.artifact import Artifact, ask, load_artifact, save_artifact
-from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module
+from dspy_toolkit.programs.formats import FORMATS, prompt_format
+from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module, plan_of
 from dspy_toolkit.programs.signature import dspy_signature
+from dspy_toolkit.programs.speaking import silenced
 from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord
 from dspy_toolkit.store.manifest import write_manifest
+from tests.engine.tiny import write_model
 from tests.programs.tasks import chat, scripted_lm
 
 RECORD = SignatureRecord(
@@ -67,6 +76,59 @@ def test_the_saved_prompt_is_the_one_of_the_program_that_was_saved(tmp_path: Pat
     artifact.program(second)(text="one cup")
 
     assert first.engine.requests == second.engine.requests
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("kind", ["predict", "chain_of_thought"])
+def test_a_program_speaks_the_format_it_was_compiled_with_wherever_it_is_called(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    bare = build_module(kind, dspy_signature(RECORD))
+    facts = {**FACTS, "prompt_format": name}
+    plan = ModulePlan(kind, RECORD)
+    artifact = save_artifact(tmp_path / "a", bare, plan, scripted_lm(answer), facts)
+    lms = [scripted_lm(lambda request: "hm") for _ in range(5)]
+
+    def asked(lm: LocalLM, call: Callable[[dspy.Module], Any]) -> Any:
+        with pytest.raises((dspy.AdapterParseError, EngineError)):
+            call(artifact.program(lm))
+        return lm.engine.requests
+
+    with dspy.context(lm=lms[0], adapter=prompt_format(name)):
+        with pytest.raises(dspy.AdapterParseError):
+            bare(text="one cup")
+        wanted = lms[0].engine.requests
+
+        assert asked(lms[1], lambda program: program(text="one cup")) == wanted
+    assert asked(lms[2], lambda program: program.deepcopy()(text="one cup")) == wanted
+    assert asked(lms[3], lambda program: artifact.run(program, {"text": "one cup"})) == wanted
+    assert asked(lms[4], lambda program: asyncio.run(program.acall(text="one cup"))) == wanted
+
+
+def test_an_answer_that_breaks_a_constraint_is_refused_wherever_the_program_is_called(
+    tmp_path: Path,
+) -> None:
+    record = replace(RECORD, outputs=(FieldRecord("count", "int", maximum=3),))
+    facts = {**FACTS, "prompt_format": "chat_only"}
+    program = build_module("predict", dspy_signature(record))
+    plan = ModulePlan("predict", record)
+    artifact = save_artifact(tmp_path / "a", program, plan, scripted_lm(answer), facts)
+
+    with pytest.raises(dspy.AdapterParseError, match="less than or equal to 3"):
+        artifact.program(scripted_lm(lambda request: chat(count=9)))(text="one cup")
+
+
+def test_a_loaded_program_is_saved_and_planned_like_any_other(tmp_path: Path) -> None:
+    artifact = saved(tmp_path / "a")
+    loaded = artifact.program(scripted_lm(answer))
+    loaded.set_lm(None)
+    loaded.save(tmp_path / "again.json")
+
+    assert isinstance(loaded, dspy.Predict)
+    assert type(loaded).__name__ == "Predict"
+    assert plan_of(loaded) == ModulePlan("predict", RECORD)
+    assert (tmp_path / "again.json").read_bytes() == (artifact.folder / "program.json").read_bytes()
+    assert type(silenced(loaded)) is dspy.Predict
 
 
 def test_plain_dspy_loads_the_program_without_the_toolkit(tmp_path: Path) -> None:
@@ -209,6 +271,57 @@ def test_an_answer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_a_model_made_in_python_must_be_given_again(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="was compiled with a model made in Python"):
         ask(saved(tmp_path / "a").folder, {"text": "x"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def adapter_of(model: Path, folder: Path) -> Path:
+    """A full fine-tune of the model: its own weights, scaled."""
+    weights = mx.load(str(model / "model.safetensors"))
+    folder.mkdir()
+    config = {"fine_tune_type": "full", "num_layers": -1, "lora_parameters": {}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert isinstance(weights, dict)
+    scaled = {name: value * 1.5 for name, value in weights.items()}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), scaled)
+    return folder
+
+
+def test_an_artifact_opens_its_model_or_the_one_that_is_named(tmp_path: Path, model: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    program = build_module("predict", dspy_signature(RECORD))
+    compiled_on = local_lm(str(model), max_tokens=9, settings=settings)
+    facts = {**FACTS, "seed": 4}
+    plan = ModulePlan("predict", RECORD)
+    artifact = save_artifact(tmp_path / "a", program, plan, compiled_on, facts)
+    tuned = adapter_of(model, tmp_path / "tuned")
+
+    opened = [
+        artifact.language_model(settings=settings),
+        artifact.language_model(str(model), settings=settings),
+        artifact.language_model(adapter=tuned, settings=settings),
+        artifact.language_model(str(model), tuned, settings),
+    ]
+    names = [lm.model for lm in opened]
+    for lm in (compiled_on, *opened):
+        lm.release()
+
+    assert names[0] == names[1] == compiled_on.model
+    assert names[2] == names[3] != names[0]
+    assert {(lm.seed, lm.kwargs["max_tokens"]) for lm in opened} == {(4, 9)}
+
+
+def test_a_model_and_a_name_for_another_exclude_each_other(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a").folder
+
+    for other in ({"model": "embedded"}, {"adapter": tmp_path}):
+        with pytest.raises(InvalidInput, match="leave out model and adapter, or lm"):
+            ask(folder, {"text": "x"}, lm=scripted_lm(answer), **other)
+    with pytest.raises(InvalidInput, match="was compiled with a model made in Python"):
+        ask(folder, {"text": "x"}, adapter=tmp_path)
 
 
 class Pair(dspy.Module):  # type: ignore[misc]  # DSPy ships no types

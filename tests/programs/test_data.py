@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import InvalidInput, NotFound
-from dspy_toolkit.programs.data import SPLITS, Row, make_data, make_splits, read_rows
+from dspy_toolkit.programs.data import (
+    SPLITS,
+    Row,
+    data_of_examples,
+    make_data,
+    make_splits,
+    read_rows,
+)
 from tests.programs.tasks import write_lines
 
 SHARES = {"train": 0.25, "validation": 0.25, "test": 0.5}
@@ -128,6 +137,29 @@ def test_digests_follow_the_values_and_nothing_else(tmp_path: Path) -> None:
 
     assert digest("atlas", "") == digest("atlas", "   ")
     assert digest("atlas", "") != digest("comet", "")
+
+
+def made(**values: Any) -> dspy.Example:
+    return dspy.Example(**values).with_inputs("text", "note")
+
+
+def test_examples_made_in_python_are_taken_as_they_are() -> None:
+    one, two, three = made(text="a", team="x"), made(text="b", note="n", team="x"), made(text="c")
+
+    data = data_of_examples({"train": [one], "validation": [two], "test": [three]})
+
+    assert data.train.examples[0] is one
+    assert data.inputs == ("text", "note")
+    assert data.validation.rows[0].values == {"text": "b", "note": "n", "team": "x"}
+    assert data.locate(three) == "test example 0"
+
+
+@pytest.mark.parametrize("value", [date(2026, 1, 2), {"at": date(2026, 1, 2)}, {1, 2}, "\ud800"])
+def test_a_value_that_json_lacks_is_named_with_example_and_field(value: Any) -> None:
+    splits = {"train": [made(text="a", team="x"), made(text="b", team=value)]}
+
+    with pytest.raises(InvalidInput, match="train example 1: field 'team' holds a"):
+        data_of_examples(splits)
 
 
 def test_an_example_is_found_by_its_place(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import dspy
 import pytest
 
+from dspy_toolkit.config import Settings
+from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.metrics import named_metric
+from tests.engine.tiny import write_model
 from tests.programs.tasks import chat, scripted_lm
 
 EXAMPLE = dspy.Example(question="Which city?", answer="Canberra").with_inputs("question")
@@ -43,3 +49,21 @@ def test_the_judges_steps_are_not_the_programs() -> None:
 
     assert passed is True
     assert trace == []
+
+
+def engine_threads() -> int:
+    return sum(thread.name == "dspy-tk engine tiny" for thread in threading.enumerate())
+
+
+def test_a_judge_gives_its_own_model_back_and_opens_it_again(tmp_path: Path) -> None:
+    model = str(write_model(tmp_path / "tiny"))
+    metric = named_metric("judge", ["answer"], {"model": model})
+    counts = []
+    for _ in range(2):
+        with under(Settings(home=tmp_path)), pytest.raises(dspy.DSPyError):
+            metric(EXAMPLE, dspy.Prediction(answer="x"))
+        counts.append(engine_threads())
+        metric.close()
+        counts.append(engine_threads())
+
+    assert counts == [1, 0, 1, 0]

@@ -13,11 +13,11 @@ import pytest
 from dspy import lm15
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import EngineError
+from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.events import CallFinished, Event, subscribed
 from dspy_toolkit.programs.cache import use_call_cache
 from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
-from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.lm import LocalLM, chosen_model
 from tests.programs.tasks import scripted_lm
 
 
@@ -120,6 +120,40 @@ def test_every_call_is_reported_with_its_tokens() -> None:
 
     assert (call.model, call.input_tokens, call.output_tokens) == ("mlx/echo#1", 3, 2)
     assert (call.cached, call.error) == (False, None)
+
+
+def test_a_call_names_the_run_it_was_made_for() -> None:
+    events: list[Event] = []
+    with subscribed(events.append):
+        with counted(CallTally("run-7")) as tally:
+            echo_lm()("hello")
+        echo_lm()("hello")
+
+    assert [call.run for call in calls_of(events)] == ["run-7", None]
+    assert tally.calls == Calls(made=1, cached=0)
+
+
+def test_a_model_opened_for_a_block_is_given_back_and_one_given_stays() -> None:
+    released: list[str] = []
+
+    class Closing(SeedEcho):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            released.append(self.name)
+
+    given = LocalLM("given", engine=Closing("given"), cache=False)
+    opened = LocalLM("opened", engine=Closing("opened"), cache=False)
+
+    with chosen_model(given, None, None, lambda model, adapter: opened) as used:
+        assert used is given
+    with pytest.raises(ZeroDivisionError), chosen_model(None, None, None, lambda *_: opened):
+        _ = 1 / 0
+
+    assert released == ["opened"]
+    with pytest.raises(InvalidInput, match="leave out model and adapter"):
+        chosen_model(given, "embedded", None, lambda *_: opened).__enter__()
 
 
 def test_a_failed_call_is_reported_with_the_kind_of_error() -> None:

@@ -12,6 +12,7 @@ from dspy_toolkit.programs.metrics import (
     METRICS,
     Metric,
     MetricError,
+    as_metric,
     metric_from_file,
     named_metric,
 )
@@ -136,6 +137,28 @@ def test_what_is_no_score_is_refused_with_its_place(tmp_path: Path, body: str, s
 def test_a_metric_that_raises_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match=r"metric\.py:2: KeyError: 'x' on data/test\.jsonl:4"):
         custom(tmp_path, "return {}['x']")(EXAMPLE, dspy.Prediction())
+
+
+def test_a_metric_from_a_file_is_called_the_same_on_every_machine(tmp_path: Path) -> None:
+    (tmp_path / "metric.py").write_text("def metric(example, prediction, trace=None): return 2\n")
+
+    metric = metric_from_file(tmp_path / "metric.py", "own/metric.py")
+
+    assert (metric.name, metric.file) == ("own/metric.py", tmp_path / "metric.py")
+    with pytest.raises(MetricError, match=r"^metric own/metric\.py returned 2"):
+        metric(EXAMPLE, dspy.Prediction())
+
+
+def test_a_function_becomes_a_metric_that_is_named_with_its_line() -> None:
+    def near(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        weights: dict[str, float] = {}
+        return weights["x"]
+
+    assert as_metric("exact", ["team"])(EXAMPLE, dspy.Prediction(team="atlas")) == 1.0
+    with pytest.raises(MetricError, match=r"test_metrics\.py:\d+: KeyError: 'x'"):
+        as_metric(near, ["team"])(EXAMPLE, dspy.Prediction())
+    with pytest.raises(InvalidInput, match="3 is neither a metric's name nor a function"):
+        as_metric(3, ["team"])  # type: ignore[arg-type]
 
 
 def test_what_a_model_raises_inside_a_metric_is_not_the_metrics_fault(tmp_path: Path) -> None:

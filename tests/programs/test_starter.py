@@ -29,6 +29,6 @@ def test_a_new_task_never_overwrites(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_task_may_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="'My Task' is not usable"):
+    with pytest.raises(InvalidInput, match="'My Task' must be small letters"):
         new_task(tmp_path / "My Task")
     assert list(tmp_path.iterdir()) == []
