@@ -2,7 +2,7 @@
 
 from dspy_toolkit.registry.carry import chain
 from dspy_toolkit.registry.class_source import class_source
-from dspy_toolkit.registry.comparison import Change, Difference, diff
+from dspy_toolkit.registry.comparison import diff
 from dspy_toolkit.registry.exchange import export_json, read_foreign, resolve, save, start
 from dspy_toolkit.registry.lookup import (
     SignatureConflict,
@@ -13,19 +13,15 @@ from dspy_toolkit.registry.lookup import (
 )
 from dspy_toolkit.registry.migration import MigrationReport, migrate
 from dspy_toolkit.registry.python_types import constraint_keywords, python_type
-from dspy_toolkit.registry.reading import Defect, InvalidSignature, check, load_file
+from dspy_toolkit.registry.reading import InvalidSignature, check, load_file
 from dspy_toolkit.registry.record import FieldRecord, Migration, ObjectRecord, SignatureRecord
 from dspy_toolkit.registry.reference import field_meaning, reference_page, summary
-from dspy_toolkit.registry.share import Installed, install, pack
+from dspy_toolkit.registry.share import install, pack
 from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.registry.values import InvalidValues, json_schema, validate_values
+from dspy_toolkit.registry.values import InvalidValues, validate_values
 
 __all__ = [
-    "Change",
-    "Defect",
-    "Difference",
     "FieldRecord",
-    "Installed",
     "InvalidSignature",
     "InvalidValues",
     "Migration",
@@ -43,7 +39,6 @@ __all__ = [
     "field_meaning",
     "find",
     "install",
-    "json_schema",
     "list_records",
     "load_file",
     "migrate",

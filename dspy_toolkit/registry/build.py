@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import nearest
+from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.registry.build_values import example_problems, read_migration, without_none
 from dspy_toolkit.registry.field_types import render_type
 from dspy_toolkit.registry.record import (
     CONSTRAINTS,
     FieldRecord,
+    KeyPath,
     ObjectRecord,
     SignatureRecord,
 )
@@ -60,6 +61,23 @@ def build(
     return (None, builder.problems) if builder.problems else (record, [])
 
 
+def built(tables: Mapping[str, Any], what: str) -> SignatureRecord:
+    """Make a record of tables that come from no signature file.
+
+    Args:
+        what: where the tables are from, for the message.
+
+    Raises:
+        InvalidInput: with the first problem.
+    """
+    record, problems = build(tables)
+    if record is None:
+        first = problems[0]
+        place = ".".join(map(str, first.path)) or "the record"
+        raise InvalidInput(f"{what}: {place}: {first.what}; {first.fix}")
+    return record
+
+
 class _Builder:
     def __init__(self, tables: Mapping[str, Any]) -> None:
         self._tables = tables
@@ -98,7 +116,7 @@ class _Builder:
             self.problems.extend(example_problems(examples, None))
             return record
         names = {name for side in ("inputs", "outputs") for name in self._names(side)}
-        unsound = names - {each.name for each in (*record.inputs, *record.outputs)}
+        unsound = names - {each.name for each in record.all_fields}
         found = tuple(example_problems(examples, record))
         self.problems.extend(each for each in found if each.path[-1] not in unsound)
         migration, carried = read_migration(self._tables.get("migration"), record, names)
@@ -111,7 +129,7 @@ class _Builder:
         table = self._tables.get(side)
         return tuple(table) if isinstance(table, Mapping) else ()
 
-    def _add(self, path: tuple[str | int, ...], what: str, fix: str) -> None:
+    def _add(self, path: KeyPath, what: str, fix: str) -> None:
         self.problems.append(Problem(path, what, fix))
 
     def _matching(self, key: str, pattern: Any, wanted: str) -> str:
@@ -133,7 +151,7 @@ class _Builder:
         # As DSPy shows them: it cleans the docstring that they become.
         return inspect.cleandoc(value.strip())
 
-    def _table(self, path: tuple[str | int, ...], value: Any) -> Mapping[str, Any]:
+    def _table(self, path: KeyPath, value: Any) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             return value
         self._add(path, f"{path[-1]} must be a table, got {value!r}", "see docs/signatures.md")

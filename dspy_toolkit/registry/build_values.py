@@ -10,11 +10,12 @@ from dspy_toolkit.errors import nearest
 from dspy_toolkit.registry.field_types import ListOf, render_type, required
 from dspy_toolkit.registry.record import (
     FieldRecord,
+    KeyPath,
     Migration,
     SignatureRecord,
     version_key,
 )
-from dspy_toolkit.registry.rules import VERSION, Path, Problem
+from dspy_toolkit.registry.rules import VERSION, Problem
 from dspy_toolkit.registry.values import Scope, value_problems
 
 _SIDES: tuple[Scope, ...] = ("inputs", "outputs")
@@ -27,7 +28,7 @@ def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[
         yield Problem(("examples",), "examples must be a list", "write [[examples]] above each")
         return
     for index, example in enumerate(examples):
-        path: Path = ("examples", index)
+        path: KeyPath = ("examples", index)
         shape = tuple(_shape(path, example))
         yield from shape
         if record is None or shape:
@@ -45,7 +46,7 @@ def without_none(value: Any) -> Any:
     return [without_none(each) for each in value] if isinstance(value, list) else value
 
 
-def _shape(path: Path, example: Any) -> Iterator[Problem]:
+def _shape(path: KeyPath, example: Any) -> Iterator[Problem]:
     if not isinstance(example, Mapping):
         yield Problem(path, "an example must be a table", "give it inputs and outputs")
         return
@@ -132,7 +133,7 @@ def _values(tables: Mapping[str, Any], record: SignatureRecord) -> Iterator[Prob
             yield from _value(items, ("migration", "values", name, old), name, value)
 
 
-def _value(record: SignatureRecord, path: Path, name: str, value: Any) -> Iterator[Problem]:
+def _value(record: SignatureRecord, path: KeyPath, name: str, value: Any) -> Iterator[Problem]:
     for problem in value_problems(record, "all", {name: value}):
         if problem.field == name and not problem.what.endswith("not in the signature"):
             yield Problem(path, problem.what, problem.fix)

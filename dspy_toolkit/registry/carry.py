@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry.lookup import find
 from dspy_toolkit.registry.record import Migration, SignatureRecord, version_key
@@ -30,12 +31,15 @@ class Carried:
 
 
 def chain(
-    old: SignatureRecord, new: SignatureRecord, folders: Sequence[Path] | None = None
+    old: SignatureRecord,
+    new: SignatureRecord,
+    folders: Sequence[Path] | None = None,
+    settings: Settings | None = None,
 ) -> tuple[SignatureRecord, ...]:
     """The versions to go through, from the old to the new one.
 
     A version that declares a migration from another is reached through that one; a version that
-    declares none is reached directly.
+    declares none is reached directly. Versions on the way are looked for as `find` does.
 
     Raises:
         InvalidInput: `new` is not a later version of the same name.
@@ -48,7 +52,7 @@ def chain(
         )
     steps = [new]
     while (step := steps[0].migration) and version_key(step.source) > version_key(old.version):
-        steps.insert(0, find(f"{old.name}@{step.source}", folders))
+        steps.insert(0, find(f"{old.name}@{step.source}", folders, settings))
     return (old, *steps)
 
 
@@ -79,7 +83,7 @@ def migration_between(old: SignatureRecord, new: SignatureRecord) -> Migration:
 
 def field_names(record: SignatureRecord) -> tuple[str, ...]:
     """The names of all inputs, then all outputs."""
-    return tuple(each.name for each in (*record.inputs, *record.outputs))
+    return tuple(each.name for each in record.all_fields)
 
 
 def _step(
@@ -95,9 +99,7 @@ def _step(
     kept = {name: value for name, value in mapped.items() if name not in gone}
     # A required field that the values lack, such as a label yet to be given, is not made up.
     sure = {
-        migration.renames.get(each.name, each.name)
-        for each in (*old.inputs, *old.outputs)
-        if not each.optional
+        migration.renames.get(each.name, each.name) for each in old.all_fields if not each.optional
     }
     for name, default in migration.defaults.items():
         if name not in sure and kept.get(name) is None:

@@ -54,8 +54,7 @@ def class_source(record: SignatureRecord) -> str:
 
 
 def _every_field(record: SignatureRecord) -> Iterator[FieldRecord]:
-    yield from record.inputs
-    yield from record.outputs
+    yield from record.all_fields
     for each in record.objects:
         yield from each.fields
 

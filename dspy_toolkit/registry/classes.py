@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from dspy_toolkit.errors import InvalidInput, NotFound, ToolkitError, nearest
-from dspy_toolkit.registry.build import build
+from dspy_toolkit.registry.build import built
 from dspy_toolkit.registry.field_types import (
     NAMED,
     NONE,
@@ -92,14 +92,7 @@ def from_class(cls: Any, reference: str) -> SignatureRecord:
         "outputs": reader.fields(outputs),
         "objects": reader.objects,
     }
-    record, problems = build(tables)
-    if record is None:
-        first = problems[0]
-        place = ".".join(map(str, first.path)) or "the class"
-        raise InvalidInput(
-            f"{reference} cannot be a signature record: {place}: {first.what}; {first.fix}"
-        )
-    return record
+    return built(tables, f"{reference} cannot be a signature record")
 
 
 def _place(module: str, folders: Sequence[Path]) -> Path | None:

@@ -15,7 +15,7 @@ from dspy_toolkit.registry.field_types import (
     UnionOf,
     render_type,
 )
-from dspy_toolkit.registry.record import FieldRecord
+from dspy_toolkit.registry.record import CONSTRAINTS, FieldRecord
 
 Comparison: TypeAlias = tuple[str, bool, bool]
 """What changed, whether new values are possible, whether old values are refused."""
@@ -40,7 +40,7 @@ def compare_types(old: Type, new: Type) -> Iterator[Comparison]:
 
 def compare_constraints(old: FieldRecord, new: FieldRecord) -> Iterator[Comparison]:
     """The changes of constraints, one each."""
-    for key in ("minimum", "maximum", "min_length", "max_length", "pattern"):
+    for key in CONSTRAINTS:
         before, after = getattr(old, key), getattr(new, key)
         if before == after:
             continue

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.registry.build import build
+from dspy_toolkit.registry.build import built
 from dspy_toolkit.registry.classes import UNVERSIONED, load_class
 from dspy_toolkit.registry.lookup import SignatureConflict, find, is_class
-from dspy_toolkit.registry.reading import read_record
+from dspy_toolkit.registry.reading import load_file, read_record
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import NAME, VERSION
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.registry.values import json_schema
-from dspy_toolkit.store.files import read_text, refuse_existing, write_text
+from dspy_toolkit.store.files import parse_json, read_text, refuse_existing, write_text
 
 _STARTER = '''\
 name = "{name}"
@@ -78,19 +78,12 @@ def read_foreign(
     if tables.get("version") == UNVERSIONED:
         tables["version"] = "1.0.0"
     given = {"name": name, "version": version}
-    record, problems = build({**tables, **{key: each for key, each in given.items() if each}})
-    if record is None:
-        first = problems[0]
-        place = ".".join(map(str, first.path)) or "the record"
-        raise InvalidInput(f"{source}: {place}: {first.what}; {first.fix}")
-    return record
+    return built({**tables, **{key: each for key, each in given.items() if each}}, source)
 
 
 def _json_tables(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path, "signature in JSON"))
-    except ValueError as error:
-        raise InvalidInput(f"{path} is no valid JSON: {error}; correct it") from None
+    what = "signature in JSON"
+    content = parse_json(read_text(path, what), f"{what} {path}")
     if isinstance(content, dict) and isinstance(content.get("signature"), dict):
         content = content["signature"]
     if not isinstance(content, dict):
@@ -109,7 +102,7 @@ def save(record: SignatureRecord, folder: Path) -> SignatureRecord:
     """
     path = folder / record.name / f"{record.version}.toml"
     if path.exists():
-        there = read_record(read_text(path, "signature file"), path)
+        there = load_file(path)
         if there.digest != record.digest:
             raise SignatureConflict(there, replace(record, source=None))
         return there
@@ -140,9 +133,10 @@ def start(name: str, folder: Path, version: str = "1.0.0") -> Path:
     return path
 
 
-def resolve(reference: str, folders: Sequence[Path] | None = None) -> SignatureRecord:
-    """A record by reference, or by the path of a file that ends in `.toml`."""
+def resolve(
+    reference: str, folders: Sequence[Path] | None = None, settings: Settings | None = None
+) -> SignatureRecord:
+    """A record by reference, see `find`, or by the path of a file that ends in `.toml`."""
     if reference.endswith(".toml"):
-        path = Path(reference)
-        return read_record(read_text(path, "signature file"), path)
-    return find(reference, folders)
+        return load_file(Path(reference))
+    return find(reference, folders, settings)

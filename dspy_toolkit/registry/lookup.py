@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dspy_toolkit.config import load_settings
+from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput, NotFound, nearest
+from dspy_toolkit.registry.classes import load_class
 from dspy_toolkit.registry.reading import load_file
 from dspy_toolkit.registry.record import SignatureRecord, version_key
 from dspy_toolkit.registry.rules import NAME, VERSION
@@ -34,8 +35,14 @@ def _place(record: SignatureRecord) -> str:
     return str(record.source or "what is to be written")
 
 
-def search_path(folders: Iterable[Path] | None = None) -> tuple[Path, ...]:
+def search_path(
+    folders: Iterable[Path] | None = None, settings: Settings | None = None
+) -> tuple[Path, ...]:
     """The folders searched, in order: those given, `<home>/signatures`, the shipped ones.
+
+    Args:
+        folders: searched first.
+        settings: where home is; read from the environment when left out.
 
     Raises:
         NotFound: a given folder does not exist.
@@ -44,7 +51,8 @@ def search_path(folders: Iterable[Path] | None = None) -> tuple[Path, ...]:
     for folder in given:
         if not folder.is_dir():
             raise NotFound(f"signature folder {folder} does not exist; check the path")
-    standard = (folder for folder in (load_settings().signatures, shipped()) if folder.is_dir())
+    own = (settings or load_settings()).signatures
+    standard = (folder for folder in (own, shipped()) if folder.is_dir())
     distinct = {folder.resolve(): folder for folder in reversed([*given, *standard])}
     return tuple(reversed(distinct.values()))
 
@@ -60,13 +68,16 @@ def is_class(reference: str) -> bool:
     return _CLASS.fullmatch(reference) is not None
 
 
-def find(reference: str, folders: Sequence[Path] | None = None) -> SignatureRecord:
+def find(
+    reference: str, folders: Sequence[Path] | None = None, settings: Settings | None = None
+) -> SignatureRecord:
     """Load a record.
 
     Args:
         reference: `name` for its highest version, `name@version`, or `module:Class` for a
             DSPy signature class, looked for in `folders` and the working folder too.
         folders: searched first, for example a task's own folder.
+        settings: where home is; read from the environment when left out.
 
     Raises:
         SignatureNotFound: there is none. SignatureConflict: there are two that differ.
@@ -74,15 +85,13 @@ def find(reference: str, folders: Sequence[Path] | None = None) -> SignatureReco
             the class cannot be expressed as a record.
     """
     if is_class(reference):
-        from dspy_toolkit.registry.classes import load_class
-
         return load_class(reference, tuple(folders or ()))
     name, at, version = reference.partition("@")
     if not NAME.fullmatch(name) or (at and not VERSION.fullmatch(version)):
         raise InvalidInput(
             f"{reference!r} is no signature reference; write name, name@1.0.0 or module:Class"
         )
-    places = search_path(folders)
+    places = search_path(folders, settings)
     files = [file for place in places for file in _versions(place, name)]
     if not files:
         raise SignatureNotFound(
@@ -98,14 +107,16 @@ def find(reference: str, folders: Sequence[Path] | None = None) -> SignatureReco
     return _agreed([load_file(file) for file in chosen])
 
 
-def list_records(folders: Sequence[Path] | None = None) -> list[SignatureRecord]:
-    """Every record of the search path, by name and version, each once.
+def list_records(
+    folders: Sequence[Path] | None = None, settings: Settings | None = None
+) -> list[SignatureRecord]:
+    """Every record of the search path, by name and version, each once; see `search_path`.
 
     Raises:
         SignatureConflict: two files of one name and version differ.
         InvalidSignature: a file has defects.
     """
-    places = search_path(folders)
+    places = search_path(folders, settings)
     found: dict[tuple[str, tuple[int, ...]], list[SignatureRecord]] = {}
     for place in places:
         for name in _names([place]):

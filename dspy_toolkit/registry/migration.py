@@ -13,6 +13,7 @@ from dspy_toolkit.registry.carry import carry
 from dspy_toolkit.registry.program_state import CarriedProgram, carry_program
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.store.files import (
+    parse_json,
     read_json,
     read_text,
     refuse_existing,
@@ -102,10 +103,7 @@ def _objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path, "examples file").splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise InvalidInput(f"{path}:{number} is no JSON: {error}; correct the line") from None
+        values = parse_json(line, f"{path}:{number}")
         if not isinstance(values, dict):
             raise InvalidInput(f"{path}:{number} is no JSON object; write {{...}} on each line")
         found.append((number, values))

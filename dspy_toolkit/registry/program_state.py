@@ -112,9 +112,9 @@ def _signature(
             carried.notes.append(f"{name}: optimized instructions were kept; read them once")
     by_label = {each["prefix"].removesuffix(":"): each for each in state["fields"]}
     renamed = {after: before for before, after in migration_between(old, new).renames.items()}
-    descriptions = {each.name: _description(each.name, each.description) for each in _all(old)}
+    descriptions = {each.name: _description(each.name, each.description) for each in old.all_fields}
     fields = []
-    for each in _all(new):
+    for each in new.all_fields:
         before = renamed.get(each.name, each.name)
         kept = by_label.get(label(before), {}).get("description")
         plain = _description(each.name, each.description)
@@ -123,10 +123,6 @@ def _signature(
     if label(_REASONING) in by_label and _REASONING not in descriptions:
         fields.insert(len(new.inputs), by_label[label(_REASONING)])
     return {**state, "instructions": instructions, "fields": fields}
-
-
-def _all(record: SignatureRecord) -> tuple[Any, ...]:
-    return (*record.inputs, *record.outputs)
 
 
 def _description(name: str, description: str) -> str:

@@ -13,6 +13,9 @@ from dspy_toolkit.registry.type_text import parse_type
 from dspy_toolkit.store.files import sha256_json
 
 Side: TypeAlias = Literal["inputs", "outputs"]
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""Keys and indexes that lead to a place in nested tables."""
+
 CONSTRAINTS = ("minimum", "maximum", "min_length", "max_length", "pattern")
 
 
@@ -136,6 +139,11 @@ class SignatureRecord:
             "objects": {name: list(fields) for name, fields in content.get("objects", {}).items()},
         }
         return sha256_json(content)
+
+    @property
+    def all_fields(self) -> tuple[FieldRecord, ...]:
+        """The inputs, then the outputs."""
+        return self.inputs + self.outputs
 
     def fields(self, side: Side) -> tuple[FieldRecord, ...]:
         """The inputs or the outputs."""

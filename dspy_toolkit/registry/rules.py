@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import Any
 
 from dspy_toolkit.registry.field_types import (
     DECISIONS,
@@ -25,9 +25,8 @@ from dspy_toolkit.registry.field_types import (
     render_type,
     required,
 )
-from dspy_toolkit.registry.record import FieldRecord, ObjectRecord
-
-Path: TypeAlias = tuple[str | int, ...]
+from dspy_toolkit.registry.record import FieldRecord, KeyPath, ObjectRecord
+from dspy_toolkit.registry.values import pattern_problem
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}")
@@ -55,7 +54,7 @@ _OBJECT_RESERVED = frozenset(
 class Problem:
     """One thing wrong, at a path of keys and indexes into the record's tables."""
 
-    path: Path
+    path: KeyPath
     what: str
     fix: str
 
@@ -147,8 +146,6 @@ def _constraint_value_problem(key: str, value: Any, kind: Type) -> tuple[str, st
     if key == "pattern":
         if not isinstance(value, str):
             return f"pattern must be a text, got {value!r}", "put it in single quotes"
-        from dspy_toolkit.registry.values import pattern_problem
-
         problem = pattern_problem(value)
         return (f"pattern {value!r} is no usable regular expression", problem) if problem else None
     if key in ("min_length", "max_length"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.registry.lookup import SignatureConflict, SignatureNotFound, find
 from dspy_toolkit.registry.reading import InvalidSignature, read_record
@@ -72,13 +73,19 @@ def pack(records: Sequence[SignatureRecord], output: Path) -> None:
     write_bytes(output, buffer.getvalue())
 
 
-def install(path: Path, folder: Path, folders: Sequence[Path] | None = None) -> list[Installed]:
+def install(
+    path: Path,
+    folder: Path,
+    folders: Sequence[Path] | None = None,
+    settings: Settings | None = None,
+) -> list[Installed]:
     """Install every record of a pack, or none.
 
     Args:
         path: the zip file.
         folder: where to, usually `<home>/signatures`.
-        folders: searched for conflicts beside it.
+        folders: searched for conflicts beside it, and what `find` searches too.
+        settings: where home is; read from the environment when left out.
 
     Raises:
         NotFound: no such file. IntegrityError: the pack is damaged, or holds what it should not.
@@ -87,14 +94,16 @@ def install(path: Path, folder: Path, folders: Sequence[Path] | None = None) -> 
     """
     contents = _read(path)
     records = {name: _record(path, name, text) for name, text in contents.items()}
-    installed = [Installed(each, not _present(each, folder, folders)) for each in records.values()]
+    places = [*([folder] if folder.is_dir() else []), *(folders or ())]
+    installed = [
+        Installed(each, new=not _present(each, places, settings)) for each in records.values()
+    ]
     written: list[Path] = []
     try:
         for name, each in zip(contents, installed, strict=True):
-            target = folder / name
-            if each.new and not target.exists():
-                write_bytes(target, contents[name])
-                written.append(target)
+            if each.new:
+                write_bytes(folder / name, contents[name])
+                written.append(folder / name)
     except BaseException:
         _remove(written)
         raise
@@ -180,10 +189,9 @@ def _record(path: Path, name: str, content: bytes) -> SignatureRecord:
         raise IntegrityError(f"pack {path} holds an invalid signature: {error}") from None
 
 
-def _present(record: SignatureRecord, folder: Path, folders: Sequence[Path] | None) -> bool:
-    places = [*([folder] if folder.is_dir() else []), *(folders or ())]
+def _present(record: SignatureRecord, folders: Sequence[Path], settings: Settings | None) -> bool:
     try:
-        known = find(record.reference, places)
+        known = find(record.reference, folders, settings)
     except SignatureNotFound:
         return False
     if known.digest != record.digest:

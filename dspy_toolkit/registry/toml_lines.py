@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TypeAlias
 
-Path: TypeAlias = tuple[str | int, ...]
+from dspy_toolkit.registry.record import KeyPath
 
 _SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
@@ -27,11 +26,11 @@ class Lines:
     def __init__(self, text: str) -> None:
         self._text = text.replace("\r\n", "\n")
         self._at = 0
-        self._found: dict[Path, int] = {}
-        self._lengths: dict[Path, int] = {}
+        self._found: dict[KeyPath, int] = {}
+        self._lengths: dict[KeyPath, int] = {}
         self._document()
 
-    def of(self, path: Path) -> int:
+    def of(self, path: KeyPath) -> int:
         """The 1-based line of a path of keys and indexes, or of the nearest one above it."""
         while path not in self._found and path:
             path = path[:-1]
@@ -40,7 +39,7 @@ class Lines:
     def _line(self) -> int:
         return self._text.count("\n", 0, self._at) + 1
 
-    def _note(self, path: Path) -> None:
+    def _note(self, path: KeyPath) -> None:
         for end in range(1, len(path) + 1):
             self._found.setdefault(path[:end], self._line())
 
@@ -58,7 +57,7 @@ class Lines:
         return False
 
     def _document(self) -> None:
-        table: Path = ()
+        table: KeyPath = ()
         while self._blank() < len(self._text):
             if self._take("[["):
                 table = self._items(self._key(()))
@@ -71,7 +70,7 @@ class Lines:
             else:
                 self._pair(table)
 
-    def _items(self, path: Path) -> Path:
+    def _items(self, path: KeyPath) -> KeyPath:
         count = self._lengths.get(path, 0)
         self._lengths[path] = count + 1
         return (*path, count)
@@ -80,14 +79,14 @@ class Lines:
         self._match(_BLANK)
         return self._at
 
-    def _pair(self, table: Path) -> None:
+    def _pair(self, table: KeyPath) -> None:
         path = self._key(table)
         self._note(path)
         self._take("=")
         self._match(_SPACE)
         self._value(path)
 
-    def _key(self, table: Path) -> Path:
+    def _key(self, table: KeyPath) -> KeyPath:
         """A dotted key; a table that is an item of an array of tables means its last item."""
         path = table
         while True:
@@ -101,7 +100,7 @@ class Lines:
             if path in self._lengths:
                 path = (*path, self._lengths[path] - 1)
 
-    def _value(self, path: Path) -> None:
+    def _value(self, path: KeyPath) -> None:
         if self._take("["):
             self._array(path)
         elif self._take("{"):
@@ -109,7 +108,7 @@ class Lines:
         elif not self._match(_STRING):
             self._match(_ATOM)
 
-    def _array(self, path: Path) -> None:
+    def _array(self, path: KeyPath) -> None:
         index = 0
         self._blank()
         while not self._take("]"):
@@ -120,7 +119,7 @@ class Lines:
             self._take(",")
             self._blank()
 
-    def _inline(self, path: Path) -> None:
+    def _inline(self, path: KeyPath) -> None:
         self._blank()
         while not self._take("}"):
             self._pair(path)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlia
 from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.registry.field_types import DECISIONS, Named
 from dspy_toolkit.registry.python_types import TypeBuilder, plain_named
-from dspy_toolkit.registry.record import FieldRecord, SignatureRecord
+from dspy_toolkit.registry.record import FieldRecord, KeyPath, SignatureRecord
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Scope: TypeAlias = Literal["inputs", "outputs", "all"]
-_Path: TypeAlias = tuple[str | int, ...]
 
 _SHOWN = 80
 _EXPECTED = {
@@ -174,10 +173,10 @@ def _adapter(record: SignatureRecord, scope: Scope) -> TypeAdapter[Any]:
 
 
 def _fields(record: SignatureRecord, scope: Scope) -> tuple[FieldRecord, ...]:
-    return record.inputs + record.outputs if scope == "all" else record.fields(scope)
+    return record.all_fields if scope == "all" else record.fields(scope)
 
 
-def _problem(path: _Path, value: Any, error: Any, fields: dict[str, FieldRecord]) -> ValueProblem:
+def _problem(path: KeyPath, value: Any, error: Any, fields: dict[str, FieldRecord]) -> ValueProblem:
     kind, name = error["type"], str(path[0])
     if kind == "missing":
         fix = "add it" if len(path) > 1 else f"expected {fields[name].type}"
@@ -194,7 +193,7 @@ def _problem(path: _Path, value: Any, error: Any, fields: dict[str, FieldRecord]
     return ValueProblem(name, f"field {_path(path)} is {_shown(value)}", f"expected {expected}")
 
 
-def _locate(error: Any, values: Any) -> tuple[_Path, Any]:
+def _locate(error: Any, values: Any) -> tuple[KeyPath, Any]:
     """The keys of an error's location, without the names of union members between them."""
     path: list[str | int] = []
     for part in error["loc"]:
@@ -207,7 +206,7 @@ def _locate(error: Any, values: Any) -> tuple[_Path, Any]:
     return tuple(path), values
 
 
-def _path(path: _Path) -> str:
+def _path(path: KeyPath) -> str:
     text = str(path[0]) + "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[1:]
     )

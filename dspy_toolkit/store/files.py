@@ -105,7 +105,7 @@ def parse_json(text: str, where: str) -> Any:
         where: what the text is and where it stands ("train.jsonl:3"), for the message.
 
     Raises:
-        InvalidInput: it is not JSON, or nested too deeply to read.
+        InvalidInput: it is not JSON, nested too deeply, or holds a number too long to read.
     """
     try:
         return json.loads(text)
@@ -115,6 +115,8 @@ def parse_json(text: str, where: str) -> Any:
         ) from None
     except RecursionError:
         raise InvalidInput(f"{where} is nested too deeply; flatten it") from None
+    except ValueError:
+        raise InvalidInput(f"{where} holds a number of too many digits; shorten it") from None
 
 
 def read_json(path: Path, what: str) -> Any:

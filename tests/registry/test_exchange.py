@@ -78,7 +78,8 @@ def test_a_class_is_imported_as_version_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no valid JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "holds no signature"),
         ("{}", "name is missing"),
         ('{"name": "a\\ud800"}', "half a character"),

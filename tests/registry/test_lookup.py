@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.registry import (
     InvalidSignature,
     SignatureConflict,
     SignatureNotFound,
+    chain,
     find,
     list_records,
+    resolve,
 )
 from tests.registry.making import TRIAGE, write
 
@@ -31,6 +34,22 @@ def test_the_users_own_folder_is_searched(home: Path) -> None:
     path = write(home / "signatures")
 
     assert find("triage").source == path
+
+
+def test_a_callers_settings_say_where_the_users_own_folder_is(tmp_path: Path) -> None:
+    elsewhere = Settings(home=tmp_path / "elsewhere")
+    for version, source in (("1.0.0", None), ("2.0.0", "1.0.0"), ("3.0.0", "2.0.0")):
+        migration = f'[migration]\nfrom = "{source}"\n' if source else ""
+        write(elsewhere.signatures, _version(version) + migration, f"triage/{version}.toml")
+
+    found = find("triage", settings=elsewhere)
+
+    assert found.source == elsewhere.signatures / "triage" / "3.0.0.toml"
+    assert resolve("triage", settings=elsewhere) == found
+    assert found in list_records(settings=elsewhere)
+    assert len(chain(find("triage@1.0.0", settings=elsewhere), found, settings=elsewhere)) == 3
+    with pytest.raises(SignatureNotFound):
+        find("triage")
 
 
 def test_a_given_folder_comes_before_the_users_own(tmp_path: Path, home: Path) -> None:

@@ -188,7 +188,10 @@ def test_an_existing_output_is_never_overwritten(tmp_path: Path) -> None:
     assert json.loads(source.read_text()) == LINE
 
 
-@pytest.mark.parametrize(("line", "message"), [("{", "is no JSON"), ("[]", "is no JSON object")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "is not JSON"), ("[]", "is no JSON object"), ("9" * 5000, "holds a number")],
+)
 def test_a_line_that_is_no_example_is_named(tmp_path: Path, line: str, message: str) -> None:
     source = tmp_path / "old.jsonl"
     source.write_text(f"{json.dumps(LINE)}\n\n{line}\n")

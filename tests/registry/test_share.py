@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 from dspy_toolkit.registry import SignatureConflict, find, install, list_records, load_file, pack
 from dspy_toolkit.registry.share import MANIFEST, MAX_FILE_BYTES
@@ -45,6 +46,17 @@ def test_installing_twice_changes_nothing(packed: Path, home: Path) -> None:
 
     assert [each.new for each in again] == [False, False]
     assert (home / "signatures" / NAME).stat().st_mtime_ns == before
+
+
+def test_a_pack_is_installed_into_the_home_of_the_callers_settings(
+    packed: Path, tmp_path: Path, home: Path
+) -> None:
+    write(home / "signatures", TRIAGE.replace("Route the ticket.", "Something else."))
+    elsewhere = Settings(home=tmp_path / "elsewhere")
+
+    installed = install(packed, elsewhere.signatures, settings=elsewhere)
+
+    assert all(each.new for each in installed)
 
 
 def test_the_same_records_make_the_same_bytes(packed: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 
 from dspy_toolkit.registry import SignatureRecord, to_toml
-from dspy_toolkit.registry.toml_lines import Lines, Path
+from dspy_toolkit.registry.record import KeyPath
+from dspy_toolkit.registry.toml_lines import Lines
 from tests.registry.strategies import few, records
 
 TEXT = '''\
@@ -63,7 +64,7 @@ last = 1979-05-27T07:32:00Z
         (("absent",), 1),
     ],
 )
-def test_each_key_has_the_line_it_stands_on(path: Path, line: int) -> None:
+def test_each_key_has_the_line_it_stands_on(path: KeyPath, line: int) -> None:
     tomllib.loads(TEXT)
 
     assert Lines(TEXT).of(path) == line
@@ -76,8 +77,8 @@ def test_line_endings_do_not_matter(end: str) -> None:
     assert Lines(text).of(("b",)) == 5
 
 
-def _paths(value: Any, path: Path = ()) -> dict[Path, Any]:
-    found: dict[Path, Any] = {}
+def _paths(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+    found: dict[KeyPath, Any] = {}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         found[(*path, key)] = inner

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.registry import InvalidValues, json_schema, validate_values
+from dspy_toolkit.registry import InvalidValues, validate_values
+from dspy_toolkit.registry.values import json_schema
 from tests.registry.making import record
 from tests.registry.strategies import built, few, many, tables
 

@@ -142,6 +142,11 @@ def test_json_from_outside_that_cannot_be_read_is_one_line(text: str) -> None:
         parse_json(text, "data.jsonl:3")
 
 
+def test_a_number_too_long_for_python_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="holds a number of too many digits"):
+        parse_json("9" * 5000, "data.jsonl:3")
+
+
 def test_files_are_copied_to_the_same_places_and_refusals_name_the_file(tmp_path: Path) -> None:
     write_text(tmp_path / "from" / "lib" / "words.py", "WORD = 1\n")
     write_text(tmp_path / "full", "no folder")
