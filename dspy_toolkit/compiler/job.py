@@ -108,7 +108,6 @@ def execute(
         fill: puts the task as it is now into the given folder.
         output: where to put a copy of the artifact.
     """
-    tally = CallTally()
     with (
         recorded(
             settings,
@@ -117,10 +116,10 @@ def execute(
             model=job.model,
             seed=job.seed,
             fill=fill,
-        ) as (record, finish),
+        ) as record,
         corrected(record.say),
         dspy.context(lm=job.lm, adapter=prompt_format(job.format), num_threads=job.threads),
-        counted(tally),
+        counted(CallTally(record.run)) as tally,
         under(settings),
     ):
         try:
@@ -151,7 +150,7 @@ def execute(
         dropped = report["gate"]["verdict"] == WORSE and not job.keep_anyway
         artifact = None if dropped else _save(job, record, program, report, output)
         report |= {"artifact": artifact and str(artifact), "seconds": round(record.seconds, 3)}
-        finish(report)
+        record.finish(report)
     return CompileResult(report, record.folder, artifact, program)
 
 
@@ -248,7 +247,7 @@ def _save(
         "difference", "gate", "metric", "prompt_format", "data", "versions", "started_at",
     )  # fmt: skip
     facts = {key: report[key] for key in kept}
-    facts["inputs"] = list(job.data.test.examples[0].inputs().keys())
+    facts["inputs"] = list(job.data.inputs)
     artifact = save_artifact(record.folder / "artifact", program, job.plan, job.lm, facts).folder
     if output is None:
         return artifact

@@ -35,12 +35,14 @@ class RunRecord:
         folder: holds the task as it was, logs, report and artifact.
         started_at: seconds since the epoch.
         say: writes a line into `run.log`.
+        history: the runs of the home.
     """
 
     run: str
     folder: Path
     started_at: float
     say: Callable[[str], None]
+    history: History
 
     def phase(self, name: str, total: int | None) -> Callable[[int, float | None], None]:
         """Announce a phase; the function returned reports steps done and the score so far."""
@@ -52,15 +54,14 @@ class RunRecord:
         """Time since the start."""
         return time.time() - self.started_at
 
+    def finish(self, report: dict[str, Any]) -> None:
+        """Write the report of a run that has a result; the last thing that it does.
 
-class Finish:
-    """Takes the report of a run that has a result."""
-
-    def __init__(self) -> None:
-        self.report: dict[str, Any] | None = None
-
-    def __call__(self, report: dict[str, Any]) -> None:
-        self.report = report
+        Raises:
+            IntegrityError: the report does not fit its schema. StorageError: it cannot be written.
+        """
+        write_report(self.folder, report)
+        self.history.finish(self.run, report)
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def recorded(
     model: str,
     seed: int,
     fill: Callable[[Path], None],
-) -> Iterator[tuple[RunRecord, Finish]]:
+) -> Iterator[RunRecord]:
     """Keep the record of a run, however it ends.
 
     Args:
@@ -81,8 +82,8 @@ def recorded(
         fill: puts the task as it is now into the given folder.
 
     Yields:
-        The record, and a function to hand the report to. Without one by the end of the block,
-        the run counts as failed; Ctrl-C makes it interrupted.
+        The record, whose `finish` takes the report. An exception makes the run a failed one,
+        Ctrl-C an interrupted one.
 
     Raises:
         StorageError: the home cannot be written.
@@ -95,15 +96,10 @@ def recorded(
         fill(place / "task")
     logs = RunLogs(folder, run)
     with closing(history), closing(logs), subscribed(logs):
-        finish = Finish()
         history.add(RunRow(run, task, optimizer, model, seed, started_at))
         emit(RunStarted(run, task, optimizer))
         try:
-            yield RunRecord(run, folder, started_at, logs.say), finish
-            if finish.report is None:
-                raise AssertionError("a run ended without report or error")
-            write_report(folder, finish.report)
-            history.finish(run, finish.report)
+            yield RunRecord(run, folder, started_at, logs.say, history)
         except BaseException as error:
             _note_failure(history, run, error)
             emit(RunFinished(run, time.time() - started_at, _reason(error)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
@@ -17,15 +19,19 @@ from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import Artifact
-from dspy_toolkit.programs.data import SPLITS, Row, make_data
-from dspy_toolkit.programs.lm import LocalLM, local_lm
-from dspy_toolkit.programs.metrics import Metric, named_metric
+from dspy_toolkit.programs.data import Data, data_of_examples
+from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.lm import LocalLM, chosen_model, local_lm
+from dspy_toolkit.programs.metrics import Metric, as_metric
 from dspy_toolkit.programs.modules import ModulePlan, plan_of
+from dspy_toolkit.programs.speaking import silenced
 from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
+from dspy_toolkit.programs.task_file import check_name
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import storage_errors, write_json, write_text
 
 EMBEDDED = "embedded"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class CompileOptions:
         against: an artifact the result has to beat, or its run's folder; None for the bare program.
         alpha: chance that the verdict between equally good programs is wrong, in (0, 1).
         keep_anyway: make an artifact even of a result that is worse.
+        name: what the run is called; None takes the task's.
+        format: prompt format, see `programs.formats`; None takes the task's, or `chat`.
     """
 
     optimizer: str | None = None
@@ -57,6 +65,8 @@ class CompileOptions:
     against: Path | None = None
     alpha: float = ALPHA
     keep_anyway: bool = False
+    name: str | None = None
+    format: str | None = None
 
 
 def compile_task(
@@ -83,30 +93,30 @@ def compile_task(
     row = optimizer(name)
     settled = row.settle({**inherited, **asked.options})
     _check(asked)
-    rival = _rival(asked, task.plan, list(task.data.test.examples[0].inputs().keys()))
-    lm = _countable(asked.lm) if asked.lm else open_model(task, chosen, asked.model, asked.adapter)
-    job = Job(
-        name=task.name,
-        plan=task.plan,
-        program=task.program(),
-        metric=task.metric,
-        data=task.data,
-        format=task.format,
-        optimizer=row,
-        options=settled,
-        lm=lm.copy(seed=asked.seed),
-        owns_model=asked.lm is None,
-        seed=asked.seed,
-        threads=asked.threads or chosen.threads,
-        against=rival,
-        alpha=asked.alpha,
-        keep_anyway=asked.keep_anyway,
-    )
-    try:
+    rival = _rival(asked, task.plan, list(task.data.inputs))
+    opened = partial(open_model, task, chosen)
+    with (
+        closing(task.metric),
+        chosen_model(_countable(asked.lm), asked.model, asked.adapter, opened) as lm,
+    ):
+        job = Job(
+            name=asked.name or task.name,
+            plan=task.plan,
+            program=task.program(),
+            metric=task.metric,
+            data=task.data,
+            format=asked.format or task.format,
+            optimizer=row,
+            options=settled,
+            lm=lm.copy(seed=asked.seed),
+            owns_model=asked.lm is None,
+            seed=asked.seed,
+            threads=asked.threads or chosen.threads,
+            against=rival,
+            alpha=asked.alpha,
+            keep_anyway=asked.keep_anyway,
+        )
         return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
-    finally:
-        if job.owns_model:
-            lm.release()
 
 
 def compile_program(
@@ -117,9 +127,6 @@ def compile_program(
     test: Sequence[dspy.Example],
     metric: str | Metric | Callable[..., Any],
     lm: LocalLM,
-    optimizer_name: str = DEFAULT,
-    name: str = "program",
-    format: str = "chat",
     options: CompileOptions | None = None,
     settings: Settings | None = None,
 ) -> CompileResult:
@@ -129,11 +136,8 @@ def compile_program(
         program: not compiled yet; it is not changed.
         train, validation, test: examples with their inputs set; no inputs may stand in two.
         metric: name of a metric, or a function `(example, prediction, trace=None) -> float`.
-        lm: from `local_lm`, or a `LocalLM` over an engine.
-        optimizer_name: used where `options` names none.
-        name: what the run is called.
-        format: prompt format, see `programs.formats`.
-        options: as for tasks; its `model` and `lm` are not used.
+        lm: from `local_lm`, or a `LocalLM` over an engine; it stays open.
+        options: as for tasks; without `model`, `adapter` and `lm`, which `lm` stands for.
         settings: where the run lies.
 
     Raises:
@@ -141,48 +145,41 @@ def compile_program(
         a signature of the registry loads into a new one: `artifact.program(into=MyProgram())`.
     """
     chosen, asked = settings or load_settings(), options or CompileOptions()
-    row = optimizer(asked.optimizer or optimizer_name)
+    if (asked.model, asked.adapter, asked.lm) != (None, None, None):
+        raise InvalidInput(
+            "options name a model, but lm is what the program runs on; "
+            "leave out the options' model, adapter and lm"
+        )
+    row = optimizer(asked.optimizer or DEFAULT)
     settled = row.settle(asked.options)
     _check(asked)
-    splits = dict(zip(SPLITS, (train, validation, test), strict=True))
-    inputs = _inputs(splits)
-    rows = {
-        split: [Row(each.toDict(), f"{split} example {n}") for n, each in enumerate(examples)]
-        for split, examples in splits.items()
-    }
-    data = make_data(rows, inputs)
-    data = replace(
-        data,
-        **{
-            split: replace(data.split(split), examples=tuple(each))
-            for split, each in splits.items()
-        },
-    )
-    labels = tuple(train[0].labels().keys())
+    used = _countable(lm)
     plan = plan_of(program)
+    data = _data_of({"train": train, "validation": validation, "test": test}, plan)
     job = Job(
-        name=name,
+        name=asked.name or "program",
         plan=plan,
-        program=program.reset_copy(),
-        metric=_as_metric(metric, labels).located(data.locate),
+        program=silenced(program.reset_copy()),
+        metric=as_metric(metric, _compared(data, plan)).located(data.locate),
         data=data,
-        format=format,
+        format=asked.format or "chat",
         optimizer=row,
         options=settled,
-        lm=_countable(lm).copy(seed=asked.seed),
+        lm=used.copy(seed=asked.seed),
         owns_model=False,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
-        against=_rival(asked, plan, list(inputs)),
+        against=_rival(asked, plan, list(data.inputs)),
         alpha=asked.alpha,
         keep_anyway=asked.keep_anyway,
     )
 
     def fill(place: Path) -> None:
-        for split, each in rows.items():
-            write_json(place / f"{split}.json", [row.values for row in each])
+        for split in (data.train, data.validation, data.test):
+            write_json(place / f"{split.name}.json", [row.values for row in split.rows])
 
-    return execute(job, chosen, fill=fill, output=asked.output)
+    with closing(job.metric):
+        return execute(job, chosen, fill=fill, output=asked.output)
 
 
 def open_model(
@@ -203,8 +200,8 @@ def open_model(
     return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
 
 
-def _countable(lm: object) -> LocalLM:
-    if not isinstance(lm, LocalLM):
+def _countable(lm: T) -> T:
+    if lm is not None and not isinstance(lm, LocalLM):
         raise InvalidInput(
             f"lm is a {type(lm).__name__}, whose calls cannot be counted; give local_lm(...), or "
             "LocalLM('provider/model', engine='auto') for a model elsewhere"
@@ -213,6 +210,10 @@ def _countable(lm: object) -> LocalLM:
 
 
 def _check(asked: CompileOptions) -> None:
+    if asked.name is not None:
+        check_name(asked.name, "run name")
+    if asked.format is not None:
+        prompt_format(asked.format)
     if asked.output is not None and asked.output.exists():
         raise InvalidInput(
             f"output {asked.output} already exists; choose another place or remove it"
@@ -234,22 +235,13 @@ def _copy_task(task: Task, place: Path) -> None:
         write_text(place / KEPT_SIGNATURE, to_toml(task.signature))
 
 
-def _inputs(splits: Mapping[str, Sequence[dspy.Example]]) -> tuple[str, ...]:
-    for split, examples in splits.items():
-        if not examples:
-            raise InvalidInput(f"the {split} split is empty; give at least one example")
-        for number, example in enumerate(examples):
-            if not isinstance(example, dspy.Example) or not getattr(example, "_input_keys", None):
-                raise InvalidInput(
-                    f"{split} example {number} says not what its inputs are; "
-                    "make it with dspy.Example(...).with_inputs(...)"
-                )
-    return tuple(splits["train"][0].inputs().keys())
+def _data_of(splits: Mapping[str, Sequence[dspy.Example]], plan: ModulePlan) -> Data:
+    record = plan.signature
+    inputs = [each.name for each in record.inputs] if record is not None else None
+    return data_of_examples(splits, inputs)
 
 
-def _as_metric(metric: str | Metric | Callable[..., Any], labels: tuple[str, ...]) -> Metric:
-    if isinstance(metric, Metric):
-        return metric
-    if isinstance(metric, str):
-        return named_metric(metric, labels)
-    return Metric(getattr(metric, "__name__", "metric"), metric)
+def _compared(data: Data, plan: ModulePlan) -> tuple[str, ...]:
+    if plan.signature is not None:
+        return tuple(each.name for each in plan.signature.outputs)
+    return tuple(data.train.examples[0].labels().keys())

@@ -5,7 +5,9 @@ import os
 import re
 import resource
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from dspy_toolkit.compiler.job import CompileResult
 from dspy_toolkit.compiler.report import SUMMARY, read_report, summary
 from dspy_toolkit.compiler.run import CompileOptions, compile_program, compile_task
+from dspy_toolkit.compiler.scoring import score_path
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, InvalidInput, StorageError, ToolkitError
 from dspy_toolkit.events import Event, PhaseAdvanced, PhaseStarted, RunFinished, subscribed
@@ -25,7 +28,9 @@ from dspy_toolkit.programs.modules import build_module
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.store.history import History, RunRow
+from tests.engine.tiny import write_model
 from tests.programs.tasks import (
+    SIGNATURE,
     TASK,
     chat,
     learner,
@@ -382,6 +387,10 @@ def test_two_runs_at_once_keep_their_counts_apart(tmp_path: Path, settings: Sett
     ] * 2
     assert {row.status for row in history(settings)} == {"finished"}
     assert len(history(settings)) == 2
+    for result in results:
+        lines = (result.folder / "events.jsonl").read_text().splitlines()
+        calls = [line for line in lines if '"event": "CallFinished"' in line]
+        assert len(calls) == result.report["calls"]["made"]
 
 
 def examples(split: str, count: int) -> list[dspy.Example]:
@@ -400,7 +409,7 @@ def test_a_program_of_ones_own_is_compiled_in_python(tmp_path: Path, settings: S
         test=examples("test", 12),
         metric="exact",
         lm=scripted_lm(learner),
-        optimizer_name="labeled_few_shot",
+        options=CompileOptions(optimizer="labeled_few_shot"),
         settings=settings,
     )
 
@@ -431,8 +440,7 @@ def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
         test=examples("test", 12),
         metric=metric,
         lm=scripted_lm(lambda request: chat(team="atlas")),
-        optimizer_name="labeled_few_shot",
-        name="own",
+        options=CompileOptions(optimizer="labeled_few_shot", name="own"),
         settings=settings,
     )
     lm = scripted_lm(lambda request: chat(team="atlas"))
@@ -443,9 +451,99 @@ def test_a_metric_of_ones_own_is_a_function(settings: Settings) -> None:
     assert loaded.step.demos == [demo.toDict() for demo in result.program.step.demos]
 
 
+def dated() -> list[dspy.Example]:
+    return [dspy.Example(text="x", team=date(2026, 1, 2), urgent=True).with_inputs("text")]
+
+
+NOTED = SIGNATURE.replace("[outputs.team]", '[inputs.note]\ntype = "str | None"\n\n[outputs.team]')
+
+
+def test_inputs_that_examples_leave_out_are_inputs_of_the_artifact(
+    tmp_path: Path, settings: Settings
+) -> None:
+    task = load_task(write_task(tmp_path / "routing", signature=NOTED))
+    assert task.signature is not None
+    program = build_module("predict", dspy_signature(task.signature))
+    lm = scripted_lm(learner)
+    both = (
+        compile_task(task, CompileOptions(lm=lm), settings),
+        compile_program(
+            program,
+            train=examples("train", 8),
+            validation=examples("validation", 6),
+            test=examples("test", 12),
+            metric="exact",
+            lm=lm,
+            options=CompileOptions(optimizer="labeled_few_shot"),
+            settings=settings,
+        ),
+    )
+
+    for result in both:
+        assert load_artifact(made(result)).manifest["inputs"] == ["text", "note"]
+        outputs = ask(made(result), {"text": "message 2", "note": "so long"}, lm=lm)
+        assert outputs["team"] == "atlas"
+        assert "so long" in lm.engine.requests[-1]
+
+
+def test_a_run_is_called_and_prompted_as_its_options_say(
+    tmp_path: Path, settings: Settings
+) -> None:
+    lm = scripted_lm(learner)
+    report = compiled(tmp_path / "routing", settings, lm, name="other", format="xml").report
+
+    assert (report["task"], report["prompt_format"]) == ("other", "xml")
+    assert "<team>" in lm.engine.requests[0]
+
+
+def test_a_program_from_an_artifact_is_compiled_in_the_format_that_is_asked_for(
+    tmp_path: Path, settings: Settings
+) -> None:
+    first = compiled(tmp_path / "routing", settings, format="xml")
+    lm = scripted_lm(learner)
+
+    compile_program(
+        load_artifact(made(first)).program(scripted_lm(learner)),
+        train=examples("train", 8),
+        validation=examples("validation", 6),
+        test=examples("test", 12),
+        metric="exact",
+        lm=lm,
+        options=CompileOptions(optimizer="labeled_few_shot", format="chat_only"),
+        settings=settings,
+    )
+
+    assert "[[ ## team ## ]]" in lm.engine.requests[0]
+
+
+def test_a_model_opened_for_work_that_fails_is_given_back(
+    tmp_path: Path, settings: Settings
+) -> None:
+    model = str(write_model(tmp_path / "once"))
+    text = TASK.replace("[metric]", 'program = "program.py"\n[metric]')
+    folder = write_task(tmp_path / "routing", text)
+    (folder / "program.py").write_text(
+        "import dspy\nbuilt = []\ndef program():\n    built.append(1)\n"
+        "    assert len(built) < 2, 'built twice'\n"
+        "    return dspy.Predict('text -> team, urgent')\n"
+    )
+    task = load_task(folder)
+
+    with pytest.raises(InvalidInput, match="built twice"):
+        compile_task(task, CompileOptions(model=model), settings)
+    (folder / "program.py").write_text((folder / "program.py").read_text() + "\n")
+    with pytest.raises(InvalidInput, match="built twice"):
+        score_path(folder, model=model, settings=settings)
+    assert not any(each.name == "dspy-tk engine once" for each in threading.enumerate())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"train": dated()}, "train example 0: field 'team' holds a date that JSON cannot hold"),
+        ({"options": CompileOptions(model="embedded")}, "leave out the options' model, adapter"),
+        ({"options": CompileOptions(name="a/../../../esc/x")}, "run name 'a/.*must be small"),
+        ({"options": CompileOptions(format="xlm")}, "did you mean 'xml'"),
         ({"test": []}, "the test split is empty"),
         ({"train": [dspy.Example(text="x", team="y")]}, "train example 0 says not what its inputs"),
         ({"test": examples("train", 2)}, "test example 0 has the same inputs as train example 0"),
