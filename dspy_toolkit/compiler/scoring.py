@@ -84,7 +84,7 @@ def score_path(
     """
     chosen = settings or load_settings()
     artifact = _artifact_at(path)
-    subject = _task_of(artifact, task, chosen) if artifact else load_task(task or path)
+    subject = _task_of(artifact, task, chosen) if artifact else load_task(task or path, chosen)
     examples = subject.data.split(split).examples
     opened = (
         partial(artifact.language_model, settings=chosen)
@@ -126,14 +126,14 @@ def _artifact_at(path: Path) -> Artifact | None:
 
 def _task_of(artifact: Artifact, task: Path | None, settings: Settings) -> Task:
     if task is not None:
-        return load_task(task)
+        return load_task(task, settings)
     kept = settings.runs / artifact.manifest["run"] / "task"
     if not (kept / FILE).is_file():
         raise NotFound(
             f"the task of artifact {artifact.folder} is not in {settings.runs} any more; "
             "name it with --task FOLDER"
         )
-    found = load_task(kept)
+    found = load_task(kept, settings)
     ours, its = artifact.signature, found.signature
     if ours is not None and its is not None and ours.digest != its.digest:
         raise InvalidInput(

@@ -11,6 +11,7 @@ import dspy
 from dspy.adapters.types.decision import Choice, Noul, Score
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry import (
     FieldRecord,
@@ -52,17 +53,20 @@ _WORDS = {
 }
 
 
-def load_signature(reference: str, folders: Sequence[Path] | None = None) -> type[dspy.Signature]:
+def load_signature(
+    reference: str, folders: Sequence[Path] | None = None, settings: Settings | None = None
+) -> type[dspy.Signature]:
     """A signature of the registry as a DSPy class.
 
     Args:
         reference: `name` for its highest version, `name@1.0.0`, or `module:Class`.
         folders: searched first.
+        settings: where the user's signatures lie; read from the environment when left out.
 
     Raises:
         As `registry.find`.
     """
-    return dspy_signature(find(reference, folders))
+    return dspy_signature(find(reference, folders, settings))
 
 
 @lru_cache(maxsize=256)
@@ -111,14 +115,14 @@ def typed_values(
     Raises:
         InvalidInput: a medium cannot be read.
     """
-    fields = {each.name: each for each in record.inputs + record.outputs}
+    fields = {each.name: each for each in record.all_fields}
     return {name: _typed(fields[name], record, value, folder) for name, value in values.items()}
 
 
 def media_files(record: SignatureRecord, values: Mapping[str, Any]) -> list[str]:
     """Paths among the values of media fields, as they were written."""
     found = []
-    for field in record.inputs + record.outputs:
+    for field in record.all_fields:
         value = values.get(field.name)
         for item in value if isinstance(value, list) else [value]:
             if _is_medium(field.parsed) and isinstance(item, str):

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound, reject_unknown_keys
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.programs.formats import FORMATS
@@ -72,10 +73,14 @@ class Task:
         return self.plan.build()
 
 
-def load_task(folder: Path | str) -> Task:
+def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
     """Load a task and check it: keys, signature, code, every data line.
 
     The optimizer's name and options are checked when a compile run takes them.
+
+    Args:
+        folder: holds `task.toml`.
+        settings: where the user's signatures lie; read from the environment when left out.
 
     Raises:
         NotFound: the folder or a file it names does not exist.
@@ -89,7 +94,7 @@ def load_task(folder: Path | str) -> Task:
         raise NotFound(f"{place} is no task: it has no {FILE}; make one with `dspy-tk init NAME`")
     place = place.absolute()
     table = _table(place)
-    record = _signature(table)
+    record = _signature(table, settings)
     plan = _plan(table, record)
     optimizer = table.table("optimizer")
     options = dict(optimizer.values) if optimizer else {}
@@ -121,7 +126,7 @@ def _table(folder: Path) -> Table:
     return Table(values, folder, str(file))
 
 
-def _signature(table: Table) -> SignatureRecord | None:
+def _signature(table: Table, settings: Settings | None) -> SignatureRecord | None:
     reference = table.optional_text("signature")
     if reference is None:
         return None
@@ -129,7 +134,7 @@ def _signature(table: Table) -> SignatureRecord | None:
         return load_file(table.file(KEPT_SIGNATURE))
     if reference.endswith(".toml"):
         return load_file(table.file(reference))
-    return find(reference, [table.folder])
+    return find(reference, [table.folder], settings)
 
 
 def _plan(table: Table, record: SignatureRecord | None) -> ModulePlan:

@@ -86,7 +86,7 @@ def _rows(table: Table, key: str, check: Check) -> list[Row]:
 
 
 def _fits(record: SignatureRecord) -> Check:
-    known = [each.name for each in record.inputs + record.outputs]
+    known = [each.name for each in record.all_fields]
 
     def check(values: dict[str, Any]) -> str | None:
         # A misspelt field is missing too; its own name says more.

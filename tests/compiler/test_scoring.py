@@ -14,7 +14,7 @@ from dspy_toolkit.programs.artifact import load_artifact, save_artifact
 from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.registry import load_file
 from dspy_toolkit.registry.toml_text import to_toml
-from tests.programs.tasks import learner, scripted_lm, write_task
+from tests.programs.tasks import TASK, learner, scripted_lm, write_task
 
 
 @pytest.fixture
@@ -36,6 +36,19 @@ def test_a_tasks_bare_program_is_scored(tmp_path: Path, settings: Settings) -> N
     assert (score.score, score.n, score.artifact, score.split) == (0.75, 12, None, "test")
     assert score.calls.made == 12
     assert not settings.runs.exists()
+
+
+def test_a_tasks_signature_is_looked_for_in_the_given_home(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_task(tmp_path / "routing", TASK.replace('"signature.toml"', '"route"'))
+    place = settings.signatures / "route" / "1.0.0.toml"
+    place.parent.mkdir(parents=True)
+    (folder / "signature.toml").rename(place)
+
+    score = score_path(folder, lm=scripted_lm(learner), settings=settings)
+
+    assert score.signature == "route@1.0.0"
 
 
 def test_an_artifact_is_scored_on_the_task_its_run_kept(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import dspy
 import pytest
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.signature import dspy_signature, load_signature, record_of, typed_values
 from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord, find, list_records
@@ -108,3 +111,15 @@ def test_a_signature_is_loaded_by_its_reference() -> None:
     signature = load_signature("classify@1.0.0")
 
     assert record_of(signature) == find("classify@1.0.0")
+
+
+def test_a_callers_settings_say_where_a_signature_is_loaded_from(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    place = settings.signatures / "quick_route" / "1.0.0.toml"
+    place.parent.mkdir(parents=True)
+    place.write_text(
+        'name = "quick_route"\nversion = "1.0.0"\ninstructions = "Route it at once."\n'
+        '[inputs.text]\ntype = "str"\n[outputs.team]\ntype = "str"\n'
+    )
+
+    assert load_signature("quick_route", settings=settings).instructions == "Route it at once."

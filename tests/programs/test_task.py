@@ -6,8 +6,10 @@ from pathlib import Path
 import dspy
 import pytest
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound, ToolkitError
 from dspy_toolkit.programs.task import load_task
+from dspy_toolkit.registry import load_file
 from tests.programs.tasks import SIGNATURE, TASK, rows, write_lines, write_task
 
 PROGRAM = """
@@ -92,6 +94,16 @@ def test_a_signature_may_be_a_reference(tmp_path: Path) -> None:
 
     assert task.signature is not None
     assert task.signature.reference == "route@1.10.0"
+
+
+def test_a_callers_settings_say_where_references_lead(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "elsewhere")
+    folder = write_task(tmp_path / "routing", TASK.replace('"signature.toml"', '"route"'))
+    place = settings.signatures / "route" / "1.0.0.toml"
+    place.parent.mkdir(parents=True)
+    (folder / "signature.toml").rename(place)
+
+    assert load_task(folder, settings).signature == load_file(place)
 
 
 def test_the_users_program_is_built_with_the_modules_beside_it(tmp_path: Path) -> None:
