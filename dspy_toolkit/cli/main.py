@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import models, signatures
+from dspy_toolkit.cli import models, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
@@ -38,6 +38,7 @@ app.command("init")(init_command)
 app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
 
 
 @app.callback(invoke_without_command=True)

@@ -24,6 +24,7 @@ from dspy_toolkit.events import (
 )
 from dspy_toolkit.store.files import new_folder
 from dspy_toolkit.store.history import History, RunRow
+from dspy_toolkit.store.lock import working_in
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def recorded(
     with new_folder(folder) as place:
         fill(place / "task")
     logs = RunLogs(folder, run)
-    with closing(history), closing(logs), subscribed(logs):
+    with closing(history), working_in(folder, f"run {run}"), closing(logs), subscribed(logs):
         history.add(RunRow(run, task, optimizer, model, seed, started_at))
         emit(RunStarted(run, task, optimizer))
         try:

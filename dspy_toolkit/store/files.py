@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 
@@ -50,13 +50,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full or the place is not writable. What was there stays.
     """
+    with written(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece; it appears whole when the block succeeds, or not at all.
+
+    Raises:
+        StorageError: as `write_bytes`, for any `OSError` of the block.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
+            with os.fdopen(handle, "w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(_mode_of(path))

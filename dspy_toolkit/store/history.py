@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,28 @@ class History:
         with self._session() as session:
             found = session.get(_Run, run)
             if found is None:
-                raise NotFound(f"run {run!r} is not in {self._path}; check the id")
+                raise self._unknown(session, run)
             return _row(found)
 
-    def latest(self, limit: int = 50) -> list[RunRow]:
-        """The newest runs, newest first."""
+    def latest(self, limit: int = 50, task: str | None = None) -> list[RunRow]:
+        """The newest runs, newest first; those of one task, where it is named."""
         with self._session() as session:
             query = select(_Run).order_by(_Run.started_at.desc(), _Run.id).limit(limit)
+            if task is not None:
+                query = query.where(_Run.task == task)
             return [_row(run) for run in session.scalars(query)]
+
+    def remove(self, run: str) -> None:
+        """Forget a run.
+
+        Raises:
+            NotFound: no such run.
+        """
+        with self._session() as session:
+            found = session.get(_Run, run)
+            if found is None:
+                raise self._unknown(session, run)
+            session.delete(found)
 
     def close(self) -> None:
         """Release the file."""
@@ -125,8 +140,13 @@ class History:
         with self._session() as session:
             found = session.get(_Run, run)
             if found is None:
-                raise NotFound(f"run {run!r} is not in {self._path}; check the id")
+                raise self._unknown(session, run)
             found.status, found.error, found.report = status, error, report
+
+    def _unknown(self, session: Session, run: str) -> NotFound:
+        close = get_close_matches(run, session.scalars(select(_Run.id)).all(), n=1)
+        fix = f"did you mean {close[0]!r}?" if close else "`dspy-tk runs list` shows them"
+        return NotFound(f"run {run!r} is not in {self._path}; {fix}")
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:

@@ -1,0 +1,226 @@
+"""`dspy-tk runs`: look at compile runs, compare them, send one, remove some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dspy_toolkit.cli.output import out, out_json, say, table
+from dspy_toolkit.cli.scores import calls, percent, points, shown, verdict, with_interval
+from dspy_toolkit.config import load_settings
+
+if TYPE_CHECKING:
+    from dspy_toolkit.compiler.outcomes import ExampleScore
+    from dspy_toolkit.compiler.runs import Run
+
+app = typer.Typer(help="Look at, compare, export and delete runs.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, see `dspy-tk runs list`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+First = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")]
+Second = Annotated[str, typer.Argument(metavar="OTHER", help="Id of the run to hold beside it.")]
+_FAILURES_SHOWN = 5
+
+
+@app.command("list")
+def list_command(
+    limit: Annotated[int, typer.Option(min=1, help="How many runs at most.")] = 50,
+    task: Annotated[str | None, typer.Option(help="Only runs of this task.")] = None,
+    json: Json = False,
+) -> None:
+    """List runs, newest first.
+
+    Example: dspy-tk runs list --limit 10
+    """
+    from dspy_toolkit.compiler.runs import list_runs
+
+    facts = [run.facts() for run in list_runs(load_settings(), limit, task)]
+    if json:
+        out_json({"runs": facts})
+        return
+    columns = ("run", "status", "before", "after", "verdict", "calls", "seconds")
+    table("", columns, map(_row, facts))
+    if len(facts) == limit:
+        say(f"the newest {limit}; more with --limit")
+
+
+@app.command()
+def show(run: Id, json: Json = False) -> None:
+    """Show one run: its result, what failed, and where its files are.
+
+    Example: dspy-tk runs show 20260101-120000-ticket_triage-0a1b
+    """
+    from dspy_toolkit.compiler.outcomes import read_outcomes
+    from dspy_toolkit.compiler.runs import find_run
+
+    found = find_run(load_settings(), run)
+    failures = {
+        phase: [each for each in scored if each.error is not None]
+        for phase, scored in read_outcomes(found.folder).items()
+    }
+    if json:
+        facts = {**found.facts(), "folder": str(found.folder), "report": found.report or None}
+        out_json({**facts, "failures": [vars(each) for each in _all(failures)]})
+        return
+    table(run, ("", "run"), _story(found))
+    for phase, failed in failures.items():
+        if failed:
+            out(f"{phase}: {len(failed)} answers could not be used")
+            for each in failed[:_FAILURES_SHOWN]:
+                out(f"  {each.example}: {each.error}")
+            if len(failed) > _FAILURES_SHOWN:
+                out(f"  and {len(failed) - _FAILURES_SHOWN} more, see examples.jsonl")
+
+
+@app.command()
+def diff(run: First, other: Second, json: Json = False) -> None:
+    """Show in which settings two runs differ.
+
+    Example: dspy-tk runs diff 20260101-120000-triage-0a1b 20260102-090000-triage-77fe
+    """
+    from dspy_toolkit.compiler.run_comparison import differing_settings
+    from dspy_toolkit.compiler.runs import find_run
+
+    settings = load_settings()
+    first, second = find_run(settings, run), find_run(settings, other)
+    found = differing_settings(first, second)
+    if json:
+        out_json({"runs": [run, other], "settings": {key: list(found[key]) for key in found}})
+        return
+    if found:
+        table("", ("setting", run, other), ((key, *map(_plain, found[key])) for key in found))
+    else:
+        say("the two runs have the same settings")
+    if not (first.report and second.report):
+        say("one of them has no report, so task, optimizer, model and seed were compared alone")
+
+
+@app.command()
+def compare(
+    run: First,
+    other: Second,
+    alpha: Annotated[
+        float, typer.Option(min=1e-9, max=0.999, help="Chance that a verdict is wrong.")
+    ] = 0.05,
+    json: Json = False,
+) -> None:
+    """Say whether the result of the second run is better, on the same test examples.
+
+    Example: dspy-tk runs compare 20260101-120000-triage-0a1b 20260102-090000-triage-77fe
+    """
+    from dspy_toolkit.compiler.run_comparison import compare_runs
+    from dspy_toolkit.compiler.runs import find_run
+
+    settings = load_settings()
+    pair = find_run(settings, run), find_run(settings, other)
+    result = compare_runs(*pair, alpha)
+    if json:
+        scores = [each.report["compiled"] for each in pair]
+        out_json({"runs": [run, other], "scores": scores, **result.to_dict()})
+        return
+    gain = points(result.difference)
+    if result.interval is not None:
+        gain = with_interval(gain, result.interval, signed=True)
+    rows = [(each.row.id, _score(each.report, "compiled")) for each in pair]
+    rows.append(("difference", gain))
+    if result.judgement is not None:
+        rows.append(("verdict", verdict({**result.judgement.to_dict(), "against": run})))
+    table("", ("", "score  (95 % interval)"), rows)
+    if result.unpaired:
+        say(f"no paired comparison: {result.unpaired}")
+
+
+@app.command()
+def export(
+    run: Id,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new file; RUN.zip if left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a run and all its files as one zip file with a manifest.
+
+    Example: dspy-tk runs export 20260101-120000-ticket_triage-0a1b --output run.zip
+    """
+    from dspy_toolkit.compiler.run_export import export_run
+    from dspy_toolkit.compiler.runs import find_run
+
+    target = (output or Path(f"{run}.zip")).expanduser().absolute()
+    export_run(find_run(load_settings(), run), target)
+    if json:
+        out_json({"run": run, "file": str(target), "bytes": target.stat().st_size})
+    else:
+        out(str(target))
+
+
+@app.command()
+def delete(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete runs with all their files, artifacts included.
+
+    Example: dspy-tk runs delete 20260101-120000-ticket_triage-0a1b
+    """
+    from dspy_toolkit.compiler.runs import delete_runs, find_run
+
+    settings = load_settings()
+    if not yes:
+        folders = [shown(find_run(settings, run).folder) for run in runs]
+        typer.confirm(f"Delete {', '.join(folders)}?", abort=True, err=True)
+    delete_runs(settings, runs)
+    if json:
+        out_json({"deleted": runs})
+    else:
+        say(f"deleted {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        facts["run"],
+        facts["status"],
+        *("" if facts[key] is None else percent(facts[key]) for key in ("baseline", "compiled")),
+        facts["verdict"] or "",
+        str(facts["calls"]["made"]) if facts["calls"] else "",
+        "" if facts["seconds"] is None else f"{facts['seconds']:.1f}",
+    )
+
+
+def _story(run: Run) -> Iterable[tuple[str, str]]:
+    facts, report = run.facts(), run.report
+    yield from ((key, str(facts[key])) for key in ("task", "status", "started_at"))
+    if run.row.error:
+        yield "error", run.row.error
+    yield from ((key, str(facts[key])) for key in ("optimizer", "model", "seed"))
+    for key, value in report.get("optimizer_options", {}).items():
+        yield f"  {key}", _plain(value)
+    if "compiled" in report:
+        yield "score before", _score(report, "baseline")
+        yield "score after", _score(report, "compiled")
+        gain = report["difference"]
+        yield "difference", with_interval(points(gain["score"]), gain["interval"], signed=True)
+    if "gate" in report:
+        yield "verdict", verdict(report["gate"])
+    if report.get("candidates"):
+        yield "candidates", ", ".join(map(percent, report["candidates"]))
+    if facts["calls"]:
+        yield "model calls", calls(facts["calls"])
+    if facts["seconds"] is not None:
+        yield "seconds", f"{facts['seconds']:.1f}"
+    yield "folder", shown(run.folder) if run.folder.is_dir() else "removed"
+
+
+def _score(report: Mapping[str, Any], key: str) -> str:
+    return with_interval(percent(report[key]["score"]), report[key]["interval"])
+
+
+def _plain(value: object) -> str:
+    return "off" if value is None else str(value)
+
+
+def _all(failures: Mapping[str, list[ExampleScore]]) -> Iterable[ExampleScore]:
+    return (each for failed in failures.values() for each in failed)
