@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO, TypeVar
 
@@ -23,9 +23,10 @@ T = TypeVar("T")
 UNLIMITED = 10**9
 """As `max_errors`: a failed example scores 0, and none of them ends the run."""
 
+_KEY = "dspy_toolkit_output"
 _lock = threading.Lock()
-_logs: list[Callable[[str], None]] = []
 _undo = ExitStack()
+_entered = 0
 
 
 @contextmanager
@@ -33,21 +34,15 @@ def corrected(log: Callable[[str], None]) -> Iterator[None]:
     """Run DSPy's optimizers without surprises.
 
     Args:
-        log: takes each line that DSPy, or user code under it, prints or logs. With several runs
-            at once, the newest one's.
+        log: takes each line that DSPy, or user code under it, prints or logs inside, in the
+            threads that DSPy starts there too. What other threads print goes where it always went.
     """
-    with _lock:
-        _logs.append(log)
-        if len(_logs) == 1:
-            _enter()
-    try:
-        with dspy.context(max_errors=UNLIMITED, disable_history=True):
+    output = _Output(log)
+    with _replaced(), dspy.context(max_errors=UNLIMITED, disable_history=True, **{_KEY: output}):
+        try:
             yield
-    finally:
-        with _lock:
-            _logs.remove(log)
-            if not _logs:
-                _undo.close()
+        finally:
+            output.end()
 
 
 def patient_executor(threads: int) -> ParallelExecutor:
@@ -55,16 +50,34 @@ def patient_executor(threads: int) -> ParallelExecutor:
     return _patient(num_threads=threads, max_errors=UNLIMITED)
 
 
+@contextmanager
+def _replaced() -> Iterator[None]:
+    global _entered
+    with _lock:
+        if not _entered:
+            _enter()
+        _entered += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _entered -= 1
+            if not _entered:
+                _undo.close()
+
+
 def _enter() -> None:
-    _replace(dspy.evaluate.evaluate, "ParallelExecutor", _patient)
-    _replace(dspy.teleprompt.bootstrap, "tqdm", _NoBar)
-    _replace(sys, "stdout", _Lines(sys.stdout))
-    _replace(logging.getLogger("dspy"), "handlers", [_Handler()])
-
-
-def _replace(owner: Any, name: str, value: Any) -> None:
-    _undo.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
+    logger = logging.getLogger("dspy")
+    with ExitStack() as undo:
+        for owner, name, value in (
+            (dspy.evaluate.evaluate, "ParallelExecutor", _patient),
+            (dspy.teleprompt.bootstrap, "tqdm", _NoBar),
+            (sys, "stdout", _Routed(sys.stdout)),
+            (logger, "handlers", [_Handler(logger.handlers)]),
+        ):
+            undo.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        _undo.push(undo.pop_all())
 
 
 def _patient(**settings: Any) -> ParallelExecutor:
@@ -80,31 +93,62 @@ class _NoBar:
         return items
 
 
-class _Lines:
-    """A text stream that hands whole lines to the log and is otherwise the real one."""
+class _Output:
+    """Hands whole lines to a log, whichever thread they come from."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._begun = ""
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        if line.strip():
+            self._log(line)
+
+    def end(self) -> None:
+        with self._lock:
+            rest, self._begun = self._begun, ""
+        self.tell(rest)
+
+
+def _current() -> _Output | None:
+    found = dspy.settings.get(_KEY)
+    return found if isinstance(found, _Output) else None
+
+
+class _Routed:
+    """Standard output: what a run writes goes to its log, the rest where it always went."""
 
     def __init__(self, real: TextIO) -> None:
         self._real = real
-        self._begun = ""
 
     def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            _tell(line)
+        output = _current()
+        if output is None:
+            return self._real.write(text)
+        output.write(text)
         return len(text)
-
-    def flush(self) -> None:
-        self._real.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
 
 class _Handler(logging.Handler):
+    def __init__(self, others: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self._others = others
+
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(self.format(record))
-
-
-def _tell(line: str) -> None:
-    if line.strip() and _logs:
-        _logs[-1](line)
+        output = _current()
+        if output is not None:
+            output.tell(self.format(record))
+            return
+        for other in self._others:
+            if record.levelno >= other.level:
+                other.handle(record)

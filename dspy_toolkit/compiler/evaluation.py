@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 import dspy
 
 from dspy_toolkit.compiler.dspy_scope import patient_executor
 from dspy_toolkit.compiler.statistics import Interval, mean_interval
-from dspy_toolkit.errors import EngineError, ToolkitError
+from dspy_toolkit.errors import EngineError, InvalidInput, ToolkitError
 from dspy_toolkit.programs.calls import Stopped
-from dspy_toolkit.programs.metrics import Metric, MetricError
+from dspy_toolkit.programs.data import check_example
+from dspy_toolkit.programs.metrics import Metric, MetricError, as_metric
 
 Progress = Callable[[int, float], None]
 
@@ -69,7 +71,7 @@ class Evaluation:
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    metric: Metric,
+    metric: str | Metric | Callable[..., Any],
     *,
     threads: int,
     progress: Progress | None = None,
@@ -80,17 +82,38 @@ def evaluate(
 
     Args:
         program: takes the examples' inputs.
-        examples: at least one.
-        metric: scores answers.
+        examples: at least one, with their inputs set.
+        metric: name of a metric, or a function `(example, prediction, trace=None) -> float`.
         threads: examples in work at once.
         progress: told the number done and their mean score, from any thread, in order.
 
     Raises:
+        InvalidInput: there is no example, one says not what its inputs are, or no metric has
+            this name.
         MetricError: the metric is at fault; the first such error ends the evaluation.
         EngineError: the program failed on every example without a single answer to read.
     """
-    board = _Board(progress)
+    if not examples:
+        raise InvalidInput("there are no examples to evaluate on; give at least one")
+    for number, example in enumerate(examples):
+        check_example(example, f"example {number}")
+    scorer = as_metric(metric, tuple(examples[0].labels().keys()))
+    try:
+        evaluation = _scored(program, examples, scorer, threads, _Board(progress))
+    finally:
+        if scorer is not metric:
+            scorer.close()
+    _refuse_silence(evaluation)
+    return evaluation
 
+
+def _scored(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    metric: Metric,
+    threads: int,
+    board: _Board,
+) -> Evaluation:
     def judged(example: dspy.Example) -> Outcome:
         board.check()
         try:
@@ -107,9 +130,7 @@ def evaluate(
         outcomes = patient_executor(threads).execute(judged, list(examples))
     except Stopped as stopped:
         raise stopped.error from stopped.error.__cause__
-    evaluation = Evaluation(tuple(outcomes))
-    _refuse_silence(evaluation)
-    return evaluation
+    return Evaluation(tuple(outcomes))
 
 
 class _Board:

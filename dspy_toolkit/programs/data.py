@@ -187,11 +187,20 @@ def rows_of(examples: Sequence[dspy.Example], split: str) -> list[Row]:
     return [_row(example, f"{split} example {n}") for n, example in enumerate(examples)]
 
 
-def _row(example: dspy.Example, place: str) -> Row:
+def check_example(example: object, place: str) -> None:
+    """Refuse what is no example, or says not what its inputs are.
+
+    Raises:
+        InvalidInput: naming it as `place`.
+    """
     if not isinstance(example, dspy.Example) or not getattr(example, "_input_keys", None):
         raise InvalidInput(
             f"{place} says not what its inputs are; make it with dspy.Example(...).with_inputs(...)"
         )
+
+
+def _row(example: dspy.Example, place: str) -> Row:
+    check_example(example, place)
     values = example.toDict()
     for name, value in values.items():
         try:

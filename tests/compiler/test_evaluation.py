@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from types import SimpleNamespace
@@ -7,10 +8,11 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.parallelizer import ParallelExecutor
 
-from dspy_toolkit.compiler.dspy_scope import corrected
+from dspy_toolkit.compiler.dspy_scope import corrected, patient_executor
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
-from dspy_toolkit.errors import EngineError
+from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.programs.metrics import Metric, MetricError, named_metric
 from tests.programs.tasks import chat, number_in, right, rows, scripted_lm
 
@@ -18,7 +20,7 @@ EXAMPLES = [dspy.Example(**row).with_inputs("text") for row in rows("test", 24)]
 METRIC = named_metric("per_field", ["team", "urgent"])
 
 
-def scored(answer: Any, metric: Metric = METRIC, **settings: Any) -> Evaluation:
+def scored(answer: Any, metric: Any = METRIC, **settings: Any) -> Evaluation:
     program = dspy.Predict("text: str -> team: str, urgent: bool")
     adapter = dspy.ChatAdapter(use_json_adapter_fallback=False)
     with dspy.context(lm=scripted_lm(answer), adapter=adapter):
@@ -86,6 +88,36 @@ def test_a_metric_at_fault_ends_the_evaluation_at_once(threads: int) -> None:
     assert len(asked) <= threads
 
 
+def test_a_function_at_fault_on_one_example_ends_the_evaluation() -> None:
+    weights = {n: 1.0 for n in range(23)}
+
+    def weighted(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        return weights[number_in(example.text)]
+
+    with pytest.raises(MetricError, match=r"test_evaluation\.py:\d+: KeyError: 23"):
+        scored(right, weighted)
+
+
+def test_a_metric_may_be_given_by_name() -> None:
+    assert scored(lambda request: chat(team="atlas", urgent=False), "exact").score == 8 / 24
+    with pytest.raises(InvalidInput, match="did you mean 'exact'"):
+        scored(right, "exct")
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "there are no examples"),
+        ([dspy.Example(text="a")], "example 0 says not what its inputs are"),
+    ],
+)
+def test_examples_that_cannot_be_asked_are_refused(
+    examples: list[dspy.Example], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        evaluate(dspy.Predict("text -> team"), examples, "exact", threads=1)
+
+
 def test_progress_counts_up_with_the_mean_so_far() -> None:
     seen: list[tuple[int, float]] = []
     evaluation = scored(failing({0}), progress=lambda done, mean: seen.append((done, mean)))
@@ -139,6 +171,67 @@ def test_what_dspy_and_user_code_print_goes_to_the_log() -> None:
     assert "said by user code" in lines
     assert any(line.startswith("Average Metric: 24.0 / 24") for line in lines)
     assert sys.stdout is before
+
+
+def test_what_other_threads_print_and_log_is_left_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines: list[str] = []
+
+    def host() -> None:
+        sys.stdout.write("said by the host\n")
+        logging.getLogger("dspy.host").warning("warned by the host")
+
+    with corrected(lines.append):
+        other = threading.Thread(target=host)
+        other.start()
+        other.join()
+    printed = capsys.readouterr()
+
+    assert printed.out == "said by the host\n"
+    assert "warned by the host" in printed.err
+    assert lines == []
+
+
+def test_runs_at_once_each_hear_their_own_lines_the_last_one_unfinished_too() -> None:
+    heard: dict[str, list[str]] = {"a": [], "b": []}
+    both = threading.Barrier(2, timeout=20)
+
+    def run(name: str) -> None:
+        with corrected(heard[name].append):
+            both.wait()
+            for number in range(50):
+                patient_executor(2).execute(lambda n: sys.stdout.write(f"{name}\n"), [1, 2])
+                sys.stdout.write(f"{name}{number}\n")
+            sys.stdout.write(f"{name} at last")
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in heard]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for name, lines in heard.items():
+        assert sorted(lines) == sorted(
+            [name] * 100 + [f"{name}{n}" for n in range(50)] + [f"{name} at last"]
+        )
+
+
+def test_a_correction_that_cannot_be_made_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = sys.stdout
+    with monkeypatch.context() as patch:
+        patch.delattr("dspy.teleprompt.bootstrap.tqdm")
+        with pytest.raises(AttributeError), corrected(lambda line: None):
+            pass
+    executor = dspy.evaluate.evaluate.ParallelExecutor
+    with corrected(lambda line: None):
+        inside = dspy.evaluate.evaluate.ParallelExecutor
+
+    assert sys.stdout is before
+    assert executor is ParallelExecutor is not inside
+    assert dspy.evaluate.evaluate.ParallelExecutor is executor
 
 
 def test_corrections_of_two_runs_at_once_are_undone_after_the_last() -> None:
