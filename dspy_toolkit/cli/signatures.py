@@ -57,11 +57,11 @@ def list_command(folder: Folder = None, json: Json = False) -> None:
 
     records = list_records(folder)
     if json:
-        keys = ("name", "version")
         out_json(
             [
                 {
-                    **{key: getattr(each, key) for key in keys},
+                    "name": each.name,
+                    "version": each.version,
                     "summary": summary(each),
                     "inputs": [field.name for field in each.inputs],
                     "outputs": [field.name for field in each.outputs],

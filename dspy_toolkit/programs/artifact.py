@@ -7,7 +7,6 @@ brings the source, which runs when the program is built.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from dspy_toolkit.programs.signature import typed_values
 from dspy_toolkit.programs.speaking import speaking
 from dspy_toolkit.registry import SignatureRecord, load_file, validate_values
 from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.store.files import new_folder, storage_errors, write_text
+from dspy_toolkit.store.files import copy_files, new_folder, storage_errors, write_text
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 
 FORMAT = 1
@@ -190,10 +189,7 @@ def save_artifact(
         _save_state(program, place / PROGRAM)
         if plan.signature is not None:
             write_text(place / SIGNATURE, to_toml(plan.signature))
-        with storage_errors(folder):
-            for name in plan.sources():
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(plan.folder / name, place / name)
+        copy_files(plan.sources(), plan.folder, place)
         content = {
             "format": FORMAT,
             "signature": plan.signature
