@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ from typing import Any
 from dspy_toolkit.compiler.evaluation import Evaluation
 from dspy_toolkit.compiler.gate import judge
 from dspy_toolkit.compiler.statistics import paired_interval
-from dspy_toolkit.errors import IntegrityError
 from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.store.files import read_json, write_json
+from dspy_toolkit.store.schema import check
 
 FILE = "report.json"
 SUMMARY = (
@@ -26,6 +25,7 @@ SUMMARY = (
 )  # fmt: skip
 """The keys that `dspy-tk compile --json` prints."""
 
+_SCHEMA = files(__package__) / "report.schema.json"
 _PACKAGES = ("dspy-toolkit", "dspy", "mlx", "mlx-lm", "transformers", "numpy")
 
 
@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Check a report and write it as `report.json`."""
-    _check(report, "the report")
+    check(report, _SCHEMA, "the report")
     write_json(folder / FILE, report)
 
 
@@ -85,23 +85,13 @@ def read_report(folder: Path) -> dict[str, Any]:
         NotFound: the run has none. IntegrityError: it is damaged or does not fit the schema.
     """
     report = read_json(folder / FILE, "report")
-    _check(report, f"report {folder / FILE}")
+    check(report, _SCHEMA, f"report {folder / FILE}")
     return dict(report)
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a report that `--json` prints."""
     return {key: report[key] for key in SUMMARY}
-
-
-def _check(report: Any, what: str) -> None:
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads(files(__package__).joinpath("report.schema.json").read_text("utf-8"))
-    problems = sorted(Draft202012Validator(schema).iter_errors(report), key=lambda e: e.json_path)
-    if problems:
-        first = problems[0]
-        raise IntegrityError(f"{what} does not fit its schema: {first.json_path}: {first.message}")
 
 
 def _score(evaluation: Evaluation) -> dict[str, Any]:
