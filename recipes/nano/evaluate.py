@@ -79,7 +79,9 @@ def answer(model: Any, tokenizer: Any, prompt: str) -> str:
     """The greedy answer to a rendered prompt."""
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     cache = make_prompt_cache(model)
-    logits = model(mx.array([ids]), cache=cache)
+    # Lazy: of the first call only the cache is ever computed, not the logits.
+    model(mx.array([ids[:-1]]), cache=cache)
+    logits = model(mx.array([ids[-1:]]), cache=cache)
     made: list[int] = []
     for _ in range(LONGEST):
         token = int(mx.argmax(logits[0, -1]).item())
