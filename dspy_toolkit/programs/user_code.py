@@ -17,15 +17,16 @@ from dspy_toolkit.store.files import read_text, sha256_bytes, sha256_file
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file that was run, with the digests of all files that were."""
+    """A file that was run, with its digest and those of the modules it imported from beside it."""
 
     module: ModuleType
-    digests: Mapping[Path, str]
+    digest: str
+    beside: Mapping[Path, str]
 
-    def holds(self, source: str, file: Path) -> bool:
-        beside = [(path, digest) for path, digest in self.digests.items() if path != file]
-        return self.digests[file] == sha256_bytes(source.encode()) and all(
-            path.is_file() and sha256_file(path) == digest for path, digest in beside
+    def holds(self, source: str) -> bool:
+        """Whether it would be the same if it ran now, with this as the text of the file."""
+        return self.digest == sha256_bytes(source.encode()) and all(
+            path.is_file() and sha256_file(path) == digest for path, digest in self.beside.items()
         )
 
 
@@ -82,20 +83,20 @@ def call(function: Callable[..., Any], file: Path) -> Any:
 def _run(file: Path) -> ModuleType:
     source = read_text(file, "Python file")
     with lock:
-        kept = _loaded.get(file)
-        if kept is None or not kept.holds(source, file):
-            kept = _loaded[file] = _executed(file, source)
+        kept = _loaded.get(file.absolute())
+        if kept is None or not kept.holds(source):
+            kept = _loaded[file.absolute()] = _executed(file, source)
         return kept.module
 
 
 def _executed(file: Path, source: str) -> _Loaded:
-    key = sha256_bytes(f"{file}\n{source}".encode())
+    key = sha256_bytes(f"{file.absolute()}\n{source}".encode())
     name = f"dspy_toolkit_task_{key[:12]}_{file.stem}"
     module = ModuleType(name)
-    module.__file__ = str(file)
+    module.__file__ = str(file.absolute())
     # Dataclasses and pydantic look the module of a class up here.
     sys.modules[name] = module
     with importing_from(file.parent.absolute()) as beside:
         call(lambda: exec(compile(source, str(file), "exec"), module.__dict__), file)
     digests = {each: sha256_file(each) for each in beside}
-    return _Loaded(module, {**digests, file: sha256_bytes(source.encode())})
+    return _Loaded(module, sha256_bytes(source.encode()), digests)

@@ -27,6 +27,7 @@ from dspy_toolkit.registry.field_types import (
     union,
 )
 from dspy_toolkit.registry.local_modules import holds, importing_from
+from dspy_toolkit.registry.reading import existing
 from dspy_toolkit.registry.record import SignatureRecord
 
 UNVERSIONED = "0.0.0"
@@ -55,7 +56,7 @@ def load_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
             A module found in a folder is imported anew, apart from those of other folders.
 
     Raises:
-        NotFound: no such module or class. InvalidInput: the module fails, the class is no
+        NotFound: no such folder, module or class. InvalidInput: the module fails, the class is no
             signature, or a field cannot be expressed, with its name.
     """
     module_name, _, class_name = reference.partition(":")
@@ -98,7 +99,7 @@ def from_class(cls: Any, reference: str) -> SignatureRecord:
 def _place(module: str, folders: Sequence[Path]) -> Path | None:
     """The folder to import a module from, or None where the process can import it anyway."""
     top = module.partition(".")[0]
-    for folder in folders:
+    for folder in existing(folders):
         if holds(folder, top):
             return folder
     known = top in sys.modules or importlib.util.find_spec(top) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput, NotFound, nearest
 from dspy_toolkit.registry.classes import load_class
-from dspy_toolkit.registry.reading import load_file
+from dspy_toolkit.registry.reading import existing, load_file
 from dspy_toolkit.registry.record import SignatureRecord, version_key
 from dspy_toolkit.registry.rules import NAME, VERSION
 
@@ -47,10 +47,7 @@ def search_path(
     Raises:
         NotFound: a given folder does not exist.
     """
-    given = tuple(folders or ())
-    for folder in given:
-        if not folder.is_dir():
-            raise NotFound(f"signature folder {folder} does not exist; check the path")
+    given = existing(folders or ())
     own = (settings or load_settings()).signatures
     standard = (folder for folder in (own, shipped()) if folder.is_dir())
     distinct = {folder.resolve(): folder for folder in reversed([*given, *standard])}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.registry.build import build
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import VERSION, Problem
@@ -65,6 +65,19 @@ def read_record(text: str, path: Path) -> SignatureRecord:
     if record is None:
         raise InvalidSignature(defects)
     return record
+
+
+def existing(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Signature folders that a caller gave.
+
+    Raises:
+        NotFound: one does not exist.
+    """
+    given = tuple(folders)
+    for folder in given:
+        if not folder.is_dir():
+            raise NotFound(f"signature folder {folder} does not exist; check the path")
+    return given
 
 
 def check(path: Path) -> list[Defect]:

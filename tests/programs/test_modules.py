@@ -124,3 +124,17 @@ def test_packages_beside_a_program_travel_with_it(tmp_path: Path) -> None:
     plan = ModulePlan("program", folder=tmp_path, program="program.py")
 
     assert plan.sources() == ("program.py", "lib/words.py")
+
+
+def test_a_relative_path_means_the_working_folder_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("words.py").write_text(f"WORD = {name!r}\n")
+        Path("metric.py").write_text("from words import WORD\ndef metric(): return WORD\n")
+        words.append(load_function(Path("metric.py"), "metric")())
+
+    assert words == ["one", "two"]

@@ -181,6 +181,11 @@ def test_the_working_folder_is_looked_in_last(
     assert find("sorting.signatures:Sort", [given]).outputs[0].type == "bool"
 
 
+def test_a_given_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"signature folder .*absent does not exist"):
+        find("mail_signatures:Short", [tmp_path / "absent"])
+
+
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
