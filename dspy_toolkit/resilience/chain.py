@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
@@ -83,18 +84,19 @@ class Chain:
         self._engines = engines
         self._driver: Driver[Any] = driver
         self._clock = clock
-        self._links: list[_Link] = []
+        links: list[_Link] = []
         later_s = 0.0
         memories: tuple[Remembers, ...] = ()
         for later, name in enumerate(reversed(policy.chain)):
             own = policy.engines[name]
             retry = Retry(own.retry, clock.now, chance, driver.sleep)
             fair_s = own.timeouts.whole_s or (policy.deadline_s or math.inf) - later_s
-            self._links.insert(0, _Link(guards[name], retry, later_s, later, fair_s, memories))
+            links.insert(0, _Link(guards[name], retry, later_s, later, fair_s, memories))
             later_s += own.reserve_s
             engine: Any = engines[name]
             if hasattr(engine, "remember"):
                 memories = (engine, *memories)
+        self._steps = tuple(zip_longest(links, links[1:]))
 
     async def complete(self, request: Request) -> Response:
         """Answer a request."""
@@ -128,7 +130,7 @@ class Chain:
 
     async def _through(self, call: Call, ask: _Ask[R]) -> tuple[_Link, R]:
         failures: dict[str, Exception] = {}
-        for link, following in zip(self._links, [*self._links[1:], None], strict=True):
+        for link, following in self._steps:
             guard = link.guard
             engine = self._engines[guard.name]
             try:

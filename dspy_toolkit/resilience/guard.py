@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pybreaker
@@ -121,10 +122,10 @@ class Guard:
 
     async def _admit(self, visit: Visit, driver: Driver[Any]) -> Attempt:
         try:
-            if self.breaker:
-                self.breaker.check()
             self._check_time(visit)
-            await self._take_place(visit, driver)
+            ticket = self.gate.ask()
+            if ticket is not None:
+                await self._wait_in_line(ticket, visit, driver)
             try:
                 permit = self.breaker.admit() if self.breaker else None
             except Refused:
@@ -145,13 +146,12 @@ class Guard:
         if visit.due - now <= needed_s:
             raise DeadlineUnreachable(self.name, visit.due - now, needed_s)
 
-    async def _take_place(self, visit: Visit, driver: Driver[Any]) -> None:
-        ticket = self.gate.ask()
-        if ticket is None:
-            return
+    async def _wait_in_line(self, ticket: Future[None], visit: Visit, driver: Driver[Any]) -> None:
         started = self.clock.now()
         left_s = None if visit.due == math.inf else visit.due - started
         try:
+            if self.breaker:
+                self.breaker.check()
             granted = await driver.granted(ticket, left_s)
         except BaseException:
             self.gate.leave(ticket)

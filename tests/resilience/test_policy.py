@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,13 @@ def test_a_policy_survives_being_written_as_data(tmp_path: Path) -> None:
     policy = load_policy(file)
 
     assert read_policy(policy_data(policy)) == policy
+
+
+def test_the_policy_in_the_guide_is_sound() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "resilience.md").read_text()
+    example = guide.split("```toml\n")[1].split("```")[0]
+
+    assert read_policy(tomllib.loads(example)).chain == ("local", "remote", "default")
 
 
 def test_defaults_of_every_part_are_sound() -> None:
