@@ -21,7 +21,7 @@ from dspy_toolkit.engine.source import (
 from dspy_toolkit.engine.speed import measure
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.store.files import write_text
-from dspy_toolkit.store.manifest import NAME, read_manifest
+from dspy_toolkit.store.manifest import read_manifest
 
 Level = Literal["ok", "warning", "problem"]
 _NEEDED = ("mlx", "mlx-lm", "dspy")
@@ -160,12 +160,9 @@ def _embedded() -> Finding:
         read_config(EMBEDDED_FOLDER)
         files = weight_files(EMBEDDED_FOLDER)
         check_tokenizer(EMBEDDED_FOLDER)
-        vouched = (EMBEDDED_FOLDER / NAME).is_file()
-        if vouched:
-            read_manifest(EMBEDDED_FOLDER, "embedded model")
+        read_manifest(EMBEDDED_FOLDER, "embedded model")
     except ToolkitError as error:
         fix = "run `pip install --force-reinstall dspy-toolkit`"
         return Finding("embedded model", "problem", one_line(error), fix)
     size = sum(file.stat().st_size for file in files)
-    proof = "digests match" if vouched else "files are whole"
-    return Finding("embedded model", "ok", f"{size / 1e6:.1f} MB, {proof}")
+    return Finding("embedded model", "ok", f"{size / 1e6:.1f} MB, digests match")
