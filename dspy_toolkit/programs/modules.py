@@ -12,9 +12,8 @@ import dspy
 from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.signature import dspy_signature, record_of
 from dspy_toolkit.programs.speaking import class_of
-from dspy_toolkit.programs.user_code import call, load_function
+from dspy_toolkit.programs.user_code import call, load_function, with_modules
 from dspy_toolkit.registry import SignatureRecord
-from dspy_toolkit.registry.local_modules import python_files
 
 KINDS = ("predict", "chain_of_thought", "react")
 GIVEN = "given"
@@ -97,12 +96,7 @@ class ModulePlan:
     def sources(self) -> tuple[str, ...]:
         """Python files that building needs: those named, and what they can import beside them."""
         named = [name for name in (self.program, self.tools_file) if name is not None]
-        beside = [
-            file.relative_to(self.folder).as_posix()
-            for name in named
-            for file in python_files((self.folder / name).parent)
-        ]
-        return tuple(dict.fromkeys([*named, *beside]))
+        return with_modules(self.folder, named)
 
     def build(self) -> dspy.Module:
         """A new module without demonstrations.

@@ -18,6 +18,7 @@ from dspy_toolkit.programs.metrics import Metric, metric_from_file, named_metric
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.task_data import load_data
 from dspy_toolkit.programs.task_file import Table
+from dspy_toolkit.programs.user_code import with_modules
 from dspy_toolkit.registry import SignatureRecord, find, load_file
 from dspy_toolkit.store.files import read_text
 
@@ -46,7 +47,8 @@ class Task:
         generation: `max_tokens` and `temperature` of model calls, where the task sets them.
         optimizer: name of the optimizer, or None for the default.
         optimizer_options: its options.
-        files: what belongs to the task, relative to the folder.
+        files: what belongs to the task, relative to the folder: what it names, and the modules
+            that its Python files can import.
     """
 
     name: str
@@ -112,7 +114,7 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
         generation=_generation(table),
         optimizer=_popped_name(optimizer, options),
         optimizer_options=options,
-        files=tuple(dict.fromkeys([FILE, *table.files])),
+        files=with_modules(place, [FILE, *table.files]),
     )
 
 

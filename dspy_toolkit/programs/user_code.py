@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dspy_toolkit.errors import InvalidInput, nearest
-from dspy_toolkit.registry.local_modules import importing_from, lock
+from dspy_toolkit.registry.local_modules import importing_from, lock, python_files
 from dspy_toolkit.store.files import read_text, sha256_bytes, sha256_file
 
 
@@ -51,6 +51,21 @@ def load_function(file: Path, name: str) -> Callable[..., Any]:
         way_out = nearest(name, functions) if functions else f"add `def {name}(...)`"
         raise InvalidInput(f"{file} has no function {name!r}; {way_out}")
     return found  # type: ignore[no-any-return]
+
+
+def with_modules(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Files of a folder, and all modules and packages that the Python files among them can import.
+
+    Args:
+        names: relative to `folder`, as the result is.
+    """
+    beside = [
+        file.relative_to(folder).as_posix()
+        for name in names
+        if name.endswith(".py")
+        for file in python_files((folder / name).parent)
+    ]
+    return tuple(dict.fromkeys([*names, *beside]))
 
 
 def failure(error: BaseException, file: Path) -> str:

@@ -63,6 +63,21 @@ def test_an_artifact_is_scored_on_the_task_its_run_kept(
         assert score.to_dict()["artifact"] == str(run / "artifact")
 
 
+def test_the_modules_of_a_metric_are_kept_with_the_run(tmp_path: Path, settings: Settings) -> None:
+    metric = '[metric]\nfile = "metric.py"'
+    folder = write_task(tmp_path / "routing", TASK.replace('[metric]\nname = "per_field"', metric))
+    (folder / "lib").mkdir()
+    (folder / "lib" / "words.py").write_text("FULL = 1.0\n")
+    (folder / "metric.py").write_text(
+        "from lib.words import FULL\ndef metric(example, prediction, trace=None): return FULL\n"
+    )
+    options = CompileOptions(lm=scripted_lm(learner), keep_anyway=True)
+    run = compile_task(load_task(folder), options, settings).folder
+    shutil.rmtree(folder)
+
+    assert score_path(run, lm=scripted_lm(learner), settings=settings).score == 1.0
+
+
 def test_an_artifact_without_its_run_needs_a_task(
     tmp_path: Path, settings: Settings, run: Path
 ) -> None:
