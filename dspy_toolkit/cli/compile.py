@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dspy_toolkit.cli.options import Adapter, Json, Model, Threads
 from dspy_toolkit.cli.output import out_json, say, table
 from dspy_toolkit.cli.scores import calls, percent, points, rival, shown, verdict, with_interval
 from dspy_toolkit.errors import InvalidInput
@@ -28,18 +29,14 @@ def compile_command(
     optimizer: Annotated[
         str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}; the task's if left out.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="embedded, a model folder, or a hub id.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="A fine-tune of the model, made by mlx-lm.")
-    ] = None,
+    model: Model = None,
+    adapter: Adapter = None,
     seed: Annotated[int, typer.Option(help="Of everything random in the run.")] = 0,
     option: Annotated[
         list[str] | None,
         typer.Option(help="An option of the optimizer, as KEY=VALUE; may be repeated."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")] = None,
+    threads: Threads = None,
     output: Annotated[
         Path | None, typer.Option(help="Put a copy of the artifact into this new folder.")
     ] = None,
@@ -53,7 +50,7 @@ def compile_command(
     keep_anyway: Annotated[
         bool, typer.Option("--keep-anyway", help="Make an artifact even of a worse result.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Optimize a task's program and score it before and after on held-out test examples.
 

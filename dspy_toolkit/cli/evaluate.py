@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dspy_toolkit.cli.options import Adapter, Json, Model, Threads
 from dspy_toolkit.cli.output import out_json, say, table
 from dspy_toolkit.cli.scores import calls, percent, with_interval
 
@@ -20,14 +21,10 @@ def evaluate_command(
     task: Annotated[
         Path | None, typer.Option(help="The task whose examples and metric to use.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="embedded, a model folder, or a hub id.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="A fine-tune of the model, made by mlx-lm.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: Model = None,
+    adapter: Adapter = None,
+    threads: Threads = None,
+    json: Json = False,
 ) -> None:
     """Score a task's program without demonstrations, or a compiled artifact.
 

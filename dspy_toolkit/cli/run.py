@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dspy_toolkit.cli.options import Adapter, Json, Model
 from dspy_toolkit.cli.output import out, out_json
 from dspy_toolkit.errors import InvalidInput
 
@@ -19,15 +20,13 @@ def run_command(
         str,
         typer.Option(help="The inputs as a JSON object; @FILE reads a file, - reads stdin."),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Run on this model instead of the one it was compiled for.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="A fine-tune of that model, made by mlx-lm.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: Model = None,
+    adapter: Adapter = None,
+    json: Json = False,
 ) -> None:
     """Call a compiled program with one set of inputs and print its outputs.
+
+    Without --model and --adapter it runs on the model it was compiled for.
 
     Example: dspy-tk run ./artifact --input '{"ticket": "My parcel never came."}'
     """
@@ -38,7 +37,8 @@ def run_command(
         out_json(outputs)
         return
     for name, value in outputs.items():
-        out(f"{name}: {value if isinstance(value, str) else json_module.dumps(value)}")
+        text = value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False)
+        out(f"{name}: {text}")
 
 
 def _values(given: str) -> dict[str, Any]:

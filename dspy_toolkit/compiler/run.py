@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from dspy_toolkit.programs.speaking import silenced
 from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
 from dspy_toolkit.programs.task_file import check_name
 from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.store.files import storage_errors, write_json, write_text
+from dspy_toolkit.store.files import copy_files, write_json, write_text
 
 EMBEDDED = "embedded"
 T = TypeVar("T")
@@ -227,10 +226,7 @@ def _rival(asked: CompileOptions, plan: ModulePlan, inputs: list[str]) -> Artifa
 
 
 def _copy_task(task: Task, place: Path) -> None:
-    with storage_errors(place):
-        for name in dict.fromkeys((*task.files, *task.plan.sources())):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(task.folder / name, place / name)
+    copy_files(dict.fromkeys((*task.files, *task.plan.sources())), task.folder, place)
     if task.signature is not None:
         write_text(place / KEPT_SIGNATURE, to_toml(task.signature))
 

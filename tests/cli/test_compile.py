@@ -131,6 +131,33 @@ def test_a_compiled_program_is_scored_and_asked(task: Path, model: Path, tmp_pat
     assert "no usable answer" in asked
 
 
+FIXED = """
+import dspy
+
+class Fixed(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = dspy.Predict("text -> team, urgent")
+
+    def forward(self, text):
+        return dspy.Prediction(team=["Zoë", 1], urgent=False)
+
+def program():
+    return Fixed()
+"""
+
+
+def test_answers_are_printed_with_their_letters_as_they_are(model: Path, tmp_path: Path) -> None:
+    text = SHORT.replace('format =', 'program = "program.py"\nformat =')
+    folder = write_task(tmp_path / "routing", text)
+    (folder / "program.py").write_text(FIXED)
+    artifact = printed("compile", folder, "--model", model)["artifact"]
+
+    result = invoke("run", artifact, "--input", '{"text": "hello"}')
+
+    assert result.stdout == 'team: ["Zoë", 1]\nurgent: false\n'
+
+
 def test_a_task_is_scored_before_it_is_compiled(task: Path, model: Path) -> None:
     once, again = (printed("evaluate", task, "--model", model, "--split", "train") for _ in "ab")
 
