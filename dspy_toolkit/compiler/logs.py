@@ -42,7 +42,7 @@ class RunLogs:
             self._machines = (folder / MACHINES).open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, event: Event) -> None:
-        """Log an event, unless it belongs to another run."""
+        """Log an event of this run, or one that belongs to the process as a whole."""
         if getattr(event, "run", self._run) != self._run:
             return
         at = self._clock()

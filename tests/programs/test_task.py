@@ -56,6 +56,17 @@ def test_the_task_file_itself_may_be_named(tmp_path: Path) -> None:
     assert load_task(folder / "task.toml").folder == folder
 
 
+def test_a_metric_of_the_task_is_called_by_its_path_in_the_folder(tmp_path: Path) -> None:
+    text = TASK.replace('name = "per_field"', 'file = "own/metric.py"')
+    folder = write_task(tmp_path / "routing", text)
+    (folder / "own").mkdir()
+    (folder / "own" / "metric.py").write_text(
+        "def metric(example, prediction, trace=None):\n    1\n"
+    )
+
+    assert load_task(folder).metric.name == "own/metric.py"
+
+
 def test_metric_and_place_work_together(tmp_path: Path) -> None:
     task = load_task(write_task(tmp_path / "routing"))
     example = task.data.test.examples[3]
