@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ _TEXT = [
 ]
 
 
-def write_tokenizer(folder: Path, template: str | None = CHATML, vocabulary: int = 400) -> int:
+def write_tokenizer(
+    folder: Path,
+    template: str | None = CHATML,
+    vocabulary: int = 400,
+    text: Sequence[str] = _TEXT,
+) -> int:
     """Train and write a tokenizer; returns its size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -33,7 +39,7 @@ def write_tokenizer(folder: Path, template: str | None = CHATML, vocabulary: int
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.train_from_iterator(text, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -60,15 +66,20 @@ def write_model(
     template: str | None = CHATML,
     bits: int | None = None,
     more: dict[str, Any] | None = None,
+    text: Sequence[str] = _TEXT,
 ) -> Path:
-    """Write a whole model folder, quantized if `bits` is given; `more` goes into its config."""
+    """Write a whole model folder, quantized if `bits` is given.
+
+    `more` goes into its config. `text` is what its tokenizer is made for, of which it then has
+    more tokens.
+    """
     import mlx.core as mx
     import mlx.nn as nn
     from mlx.utils import tree_flatten, tree_map
     from mlx_lm.models.llama import Model, ModelArgs
 
     folder.mkdir(parents=True, exist_ok=True)
-    size = write_tokenizer(folder, template)
+    size = write_tokenizer(folder, template, 400 if text is _TEXT else 1200, text)
     config: dict[str, Any] = {
         "model_type": "llama",
         "hidden_size": WIDTH,

@@ -29,7 +29,7 @@ class Colour(Enum):
     BLUE = "sky blue"
 
 
-class Everything(dspy.Signature):
+class Everything(dspy.Signature):  # type: ignore[misc]
     """Answer."""
 
     question: str = dspy.InputField()
@@ -45,7 +45,7 @@ class Everything(dspy.Signature):
     lines: list[Line] = dspy.OutputField(max_length=2)
 
 
-class Decision(dspy.Signature):
+class Decision(dspy.Signature):  # type: ignore[misc]
     """Decide."""
 
     question: str = dspy.InputField()
@@ -182,4 +182,5 @@ def takes(signature: Any, answer: str) -> bool:
 
     grammar = answer_format(signature)["json_schema"]["schema"][KEY]
     matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar), log_level=0)
-    return matcher.consume_tokens(list(answer.encode())) and matcher.is_accepting()
+    taken = matcher.consume_tokens(list(answer.encode()))
+    return bool(taken and matcher.is_accepting())
