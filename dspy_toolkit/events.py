@@ -94,6 +94,22 @@ class PhaseAdvanced(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateScored(Event):
+    """An optimizer scored a candidate on the validation split.
+
+    `candidate` counts from 1, `score` and `scores` (one an example) lie in [0, 1], and the calls
+    are those of the run so far.
+    """
+
+    run: str
+    candidate: int
+    score: float
+    scores: tuple[float, ...]
+    calls_made: int
+    calls_cached: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished(Event):
     """A compile run ended. `error` is None when it has a result."""
 

@@ -212,6 +212,8 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
     if facts["seconds"] is not None:
         yield "seconds", f"{facts['seconds']:.1f}"
     yield "folder", shown(run.folder) if run.folder.is_dir() else "removed"
+    if run.plot.is_file():
+        yield "plot", shown(run.plot)
 
 
 def _score(report: Mapping[str, Any], key: str) -> str:

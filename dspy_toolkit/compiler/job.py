@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compiler.candidates import CandidateLog, CandidateWatch
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
 from dspy_toolkit.compiler.gate import WORSE
@@ -23,6 +23,7 @@ from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
 from dspy_toolkit.compiler.rival import ready
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.events import subscribed
 from dspy_toolkit.programs.artifact import Artifact, save_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, Stopped, counted
@@ -178,40 +179,34 @@ def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Eva
 def _optimize(job: Job, record: RunRecord, tally: CallTally) -> tuple[dspy.Module, list[float]]:
     train, validation = list(job.data.train.examples), list(job.data.validation.examples)
     total = job.optimizer.evaluations(job.options, len(train), len(validation))
-    watch = _Watch(job.metric, tally, record.phase("optimize", total))
+    candidates = CandidateWatch(record.run, tally)
+    watch = _Watch(job.metric, tally, candidates, record.phase("optimize", total))
     work = Work(shuffled(train, job.seed), validation, watch, job.threads)
-    with dspy.context(callbacks=[*dspy.settings.callbacks, watch.candidates]):
+    log = CandidateLog(record.folder, record.run)
+    with subscribed(log), dspy.context(callbacks=[*dspy.settings.callbacks, candidates]):
         program = job.optimizer.compile(job.program, work, job.options)
+    log.check()
     # DSPy hangs every candidate, with all its scores, onto the winner.
     vars(program).pop("candidate_programs", None)
-    return program, watch.candidates.scores
-
-
-class _Candidates(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
-    """Hears the score of each candidate that an optimizer evaluates."""
-
-    def __init__(self) -> None:
-        self.scores: list[float] = []
-
-    def on_evaluate_end(
-        self, call_id: str, outputs: Any, exception: BaseException | None = None
-    ) -> None:
-        if outputs is not None:
-            self.scores.append(round(float(outputs.score) / 100, 6))
+    return program, candidates.scores
 
 
 class _Watch:
     """The metric as an optimizer calls it: counts examples, and ends the run if it is at fault."""
 
     def __init__(
-        self, metric: Metric, tally: CallTally, advance: Callable[[int, float | None], None]
+        self,
+        metric: Metric,
+        tally: CallTally,
+        candidates: CandidateWatch,
+        advance: Callable[[int, float | None], None],
     ) -> None:
         self._metric = metric
         self._tally = tally
+        self._candidates = candidates
         self._advance = advance
         self._lock = threading.Lock()
         self._done = 0
-        self.candidates = _Candidates()
 
     def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float | bool:
         try:
@@ -222,7 +217,7 @@ class _Watch:
         if trace is None:
             with self._lock:
                 self._done += 1
-                self._advance(self._done, max(self.candidates.scores, default=None))
+                self._advance(self._done, max(self._candidates.scores, default=None))
         return score
 
 

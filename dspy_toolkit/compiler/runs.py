@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.store.files import storage_errors
@@ -36,6 +37,11 @@ class Run:
     row: RunRow
     folder: Path
     status: str
+
+    @property
+    def plot(self) -> Path:
+        """Its plot of scores against calls; there where several candidates were tried."""
+        return self.folder / PLOT
 
     @property
     def report(self) -> Mapping[str, Any]:

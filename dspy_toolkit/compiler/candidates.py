@@ -1,0 +1,77 @@
+"""The candidates an optimizer tries: told as events, kept in the run's folder, drawn as a plot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dspy.utils.callback import BaseCallback
+
+from dspy_toolkit.compiler.plot import FILE as PLOT
+from dspy_toolkit.compiler.plot import Point, score_plot
+from dspy_toolkit.compiler.statistics import mean_interval
+from dspy_toolkit.errors import StorageError
+from dspy_toolkit.events import CandidateScored, Event, emit
+from dspy_toolkit.programs.calls import CallTally
+from dspy_toolkit.store.files import write_text
+
+FILE = "candidates.jsonl"
+
+
+class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
+    """Hears from DSPy how each candidate of a run scored, and tells it as an event."""
+
+    def __init__(self, run: str, tally: CallTally) -> None:
+        self._run = run
+        self._tally = tally
+        self.scores: list[float] = []
+
+    def on_evaluate_end(
+        self, call_id: str, outputs: Any, exception: BaseException | None = None
+    ) -> None:
+        """As DSPy calls it; `outputs` is missing where the evaluation did not end."""
+        if outputs is None:
+            return
+        scores = tuple(round(float(score), 6) for *_, score in outputs.results)
+        self.scores.append(round(fmean(scores), 6))
+        calls = self._tally.calls
+        number = len(self.scores)
+        emit(CandidateScored(self._run, number, self.scores[-1], scores, calls.made, calls.cached))
+
+
+class CandidateLog:
+    """Hears of a run's candidates and keeps file and plot up to date, whole at any moment.
+
+    What cannot be written is noted, since events must not fail; `check` raises.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder = folder
+        self._run = run
+        self._scored: list[CandidateScored] = []
+        self._failure: StorageError | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Keep a candidate, unless it belongs to another run."""
+        if not isinstance(event, CandidateScored) or event.run != self._run:
+            return
+        self._scored.append(event)
+        lines = [{**asdict(each), "scores": list(each.scores)} for each in self._scored]
+        try:
+            write_text(self._folder / FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
+            write_text(self._folder / PLOT, score_plot(self._run, [*map(_point, self._scored)]))
+        except StorageError as error:
+            self._failure = error
+
+    def check(self) -> None:
+        """Raise `StorageError` if a candidate could not be kept."""
+        if self._failure is not None:
+            raise self._failure
+
+
+def _point(scored: CandidateScored) -> Point:
+    calls = scored.calls_made + scored.calls_cached
+    return Point(calls, scored.score, mean_interval(scored.scores))

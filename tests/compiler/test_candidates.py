@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from dspy_toolkit.compiler.candidates import FILE, CandidateLog
+from dspy_toolkit.compiler.plot import FILE as PLOT
+from dspy_toolkit.compiler.run import CompileOptions, compile_task
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import StorageError
+from dspy_toolkit.events import CandidateScored
+from dspy_toolkit.programs.task import load_task
+from tests.compiler.test_run import SEARCHED
+from tests.programs.tasks import TASK, learner, scripted_lm, write_task
+
+SCORED = CandidateScored("a", 1, 0.75, (1.0, 0.5), 4, 1)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", threads=4)
+
+
+def test_a_search_keeps_every_candidate_with_scores_and_calls(
+    tmp_path: Path, settings: Settings
+) -> None:
+    task = load_task(write_task(tmp_path / "routing", SEARCHED))
+    result = compile_task(task, CompileOptions(lm=scripted_lm(learner)), settings)
+    kept = lines(result.folder)
+    events = (result.folder / "events.jsonl").read_text()
+
+    assert [line["score"] for line in kept] == result.report["candidates"]
+    assert [line["candidate"] for line in kept] == [1, 2, 3, 4]
+    # The baseline's 12 calls, then 6 validation examples for the first candidate.
+    assert kept[0]["calls_made"] == 12 + 6
+    assert all(len(line["scores"]) == 6 for line in kept if isinstance(line["scores"], list))
+    assert events.count('"event": "CandidateScored"') == 4
+    plot = ElementTree.parse(result.folder / PLOT)
+    assert len(plot.findall(".//{*}circle")) == 4
+
+
+def test_an_optimizer_without_candidates_leaves_no_plot(tmp_path: Path, settings: Settings) -> None:
+    task = load_task(write_task(tmp_path / "routing", TASK))
+    folder = compile_task(task, CompileOptions(lm=scripted_lm(learner)), settings).folder
+
+    assert not (folder / FILE).exists()
+    assert not (folder / PLOT).exists()
+
+
+def test_candidates_of_another_run_are_left_out(tmp_path: Path) -> None:
+    log = CandidateLog(tmp_path, "b")
+    log(SCORED)
+    log.check()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_candidate_that_cannot_be_kept_is_told_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = CandidateLog(tmp_path / "file", "a")
+    log(SCORED)
+
+    with pytest.raises(StorageError):
+        log.check()
