@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from importlib.metadata import version
@@ -16,7 +18,7 @@ from dspy_toolkit.cli.evaluate import evaluate_command
 from dspy_toolkit.cli.init import init_command
 from dspy_toolkit.cli.output import out, say
 from dspy_toolkit.cli.run import run_command
-from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.errors import StorageError, ToolkitError
 
 INTERRUPTED = 130
 
@@ -59,8 +61,13 @@ def main() -> None:
     # Taken out by hand so that it may stand anywhere, also behind a command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    # A service manager's polite end is Ctrl-C to us: what runs is marked as interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        finally:
+            sys.stdout.flush()
     except ToolkitError as error:
         if debug:
             traceback.print_exc()
@@ -71,6 +78,16 @@ def main() -> None:
         if ending.code == INTERRUPTED:
             say("interrupted")
         raise
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more at exit.
+        _discard_output()
+        sys.exit(ToolkitError.exit_code)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        _discard_output()
+        say(f"error: {error.strerror or error}; free some space or check the place written to")
+        sys.exit(StorageError.exit_code)
     except Exception as error:  # noqa: BLE001 - the last place that can keep a traceback away
         if debug:
             traceback.print_exc()
@@ -79,6 +96,10 @@ def main() -> None:
             "run it again with --debug and report what it prints"
         )
         sys.exit(ToolkitError.exit_code)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _first_line(error: Exception) -> str:

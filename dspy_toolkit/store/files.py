@@ -41,7 +41,10 @@ def storage_errors(target: Path) -> Iterator[None]:
                 f"{target} cannot be written ({error.strerror}); "
                 "choose a folder you may write to, for example with DSPY_TK_HOME"
             ) from error
-        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise StorageError(
+            f"{target} cannot be written ({error.strerror or error}); "
+            "choose another place, for example with DSPY_TK_HOME"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

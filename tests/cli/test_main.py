@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+CODE = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
 DAMAGED_TASK = "name = [\n"
 
 
 def dspy_tk(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", CODE, *arguments],
         env=os.environ | {"DSPY_TK_HOME": str(home)},
         capture_output=True,
         text=True,
@@ -59,6 +60,38 @@ def test_debug_shows_the_traceback_too_wherever_it_stands(tmp_path: Path) -> Non
     assert done.returncode == 3
     assert "Traceback (most recent call last)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, "signatures", "list"],
+            env=os.environ | {"DSPY_TK_HOME": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_gets_no_complaint(tmp_path: Path) -> None:
+    command = f"{sys.executable} -c {shlex.quote(CODE)} signatures docs | head -1"
+
+    done = subprocess.run(
+        command,
+        shell=True,
+        env=os.environ | {"DSPY_TK_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("# Signatures\n", "")
 
 
 def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
