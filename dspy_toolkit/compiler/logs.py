@@ -13,6 +13,7 @@ from typing import TextIO
 
 from dspy_toolkit.events import (
     CallFinished,
+    CandidateScored,
     Event,
     PhaseAdvanced,
     PhaseStarted,
@@ -95,6 +96,8 @@ def _told(event: Event) -> str | None:
             return f"{phase}: started" + ("" if total is None else f", {total} examples")
         case PhaseAdvanced():
             return None
+        case CandidateScored(_, candidate, score, _, made, cached):
+            return f"candidate {candidate}: {100 * score:.1f} % after {made + cached} calls"
         case CallFinished(error=str(error)):
             return f"model call failed: {error}"
         case RunFinished(_, seconds, None):

@@ -84,10 +84,10 @@ class _Axes:
             )
         middle = (_LEFT + _RIGHT) / 2
         yield (
-            f'<text x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">model calls, '
-            "those answered from the cache included</text>"
+            f'<text x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle" font-size="11">'
+            "model calls, cached ones included; dot: validation score, 95 % interval; "
+            "line: best so far</text>"
         )
-        yield f'<text x="{_RIGHT}" y="22" text-anchor="end">validation score, 95 % intervals</text>'
 
 
 def _steps(axes: _Axes, points: Sequence[Point], best: Sequence[float]) -> str:

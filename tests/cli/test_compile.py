@@ -148,7 +148,7 @@ def program():
 
 
 def test_answers_are_printed_with_their_letters_as_they_are(model: Path, tmp_path: Path) -> None:
-    text = SHORT.replace('format =', 'program = "program.py"\nformat =')
+    text = SHORT.replace("format =", 'program = "program.py"\nformat =')
     folder = write_task(tmp_path / "routing", text)
     (folder / "program.py").write_text(FIXED)
     artifact = printed("compile", folder, "--model", model)["artifact"]
@@ -282,6 +282,19 @@ def wait_for_start(runs: Path, running: subprocess.Popen[str]) -> Path:
                 return log
         time.sleep(0.05)
     raise AssertionError("the run did not start")
+
+
+def test_an_artifact_to_beat_runs_on_its_own_model(
+    task: Path, model: Path, tmp_path: Path, artifact: str
+) -> None:
+    mine = shutil.copytree(model, tmp_path / "mine")
+    config = json.loads((mine / "config.json").read_text())
+    (mine / "config.json").write_text(json.dumps({**config, "rope_theta": 5000.0}))
+    report = printed("compile", task, "--model", mine, "--against", artifact)
+
+    assert (report["gate"]["against"], report["model"]) == (artifact, str(mine))
+    # The artifact's answers on its own model are those of the run that made it.
+    assert report["calls"] == {"made": 3, "cached": 3}
 
 
 def test_a_worse_result_says_so_in_one_line_and_exits_with_1(

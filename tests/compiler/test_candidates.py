@@ -42,6 +42,7 @@ def test_a_search_keeps_every_candidate_with_scores_and_calls(
     assert kept[0]["calls_made"] == 12 + 6
     assert all(len(line["scores"]) == 6 for line in kept if isinstance(line["scores"], list))
     assert events.count('"event": "CandidateScored"') == 4
+    assert "candidate 1: 75.0 % after 18 calls" in (result.folder / "run.log").read_text()
     plot = ElementTree.parse(result.folder / PLOT)
     assert len(plot.findall(".//{*}circle")) == 4
 

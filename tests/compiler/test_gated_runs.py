@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 from dspy_toolkit.compiler.job import CompileResult
 from dspy_toolkit.compiler.outcomes import FILE, read_outcomes
 from dspy_toolkit.compiler.report import read_report
-from dspy_toolkit.compiler.run import CompileOptions, compile_task
+from dspy_toolkit.compiler.run import CompileOptions, compile_program, compile_task
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.programs.task import load_task
@@ -122,6 +123,38 @@ def test_an_artifact_is_scored_in_its_own_prompt_format(tmp_path: Path, settings
     assert first.report["baseline"]["score"] == 1.0
     assert second.report["baseline"]["score"] == 1.0
     assert second.report["prompt_format"] == "chat"
+
+
+class Own(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = dspy.Predict("text: str -> team: str, urgent: bool")
+
+    def forward(self, text: str) -> dspy.Prediction:
+        return self.step(text=text)
+
+
+def test_a_program_made_in_python_is_held_against_its_artifact(settings: Settings) -> None:
+    def run(**options: Any) -> CompileResult:
+        splits = {
+            split: [dspy.Example(**row).with_inputs("text") for row in rows(split, count)]
+            for split, count in (("train", 8), ("validation", 6), ("test", TESTS))
+        }
+        return compile_program(
+            Own(),
+            **splits,
+            metric="per_field",
+            lm=scripted_lm(learner),
+            options=CompileOptions(optimizer="labeled_few_shot", **options),
+            settings=settings,
+        )
+
+    first = run()
+    second = run(against=first.folder)
+
+    assert (first.report["baseline"]["score"], first.report["gate"]["verdict"]) == (0.75, "better")
+    assert second.report["baseline"]["score"] == 1.0
+    assert second.report["gate"]["against"] == str(first.artifact)
 
 
 @pytest.mark.parametrize(
