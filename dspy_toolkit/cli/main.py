@@ -18,6 +18,7 @@ from dspy_toolkit.cli.evaluate import evaluate_command
 from dspy_toolkit.cli.init import init_command
 from dspy_toolkit.cli.output import out, say
 from dspy_toolkit.cli.run import run_command
+from dspy_toolkit.cli.train import train_command
 from dspy_toolkit.errors import StorageError, ToolkitError
 
 INTERRUPTED = 130
@@ -37,6 +38,7 @@ app.command("compile")(compile_command)
 app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)
 app.command("init")(init_command)
+app.command("train")(train_command)
 app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")

@@ -1,8 +1,9 @@
-"""A live bar for work that reports itself through events."""
+"""Progress of work that reports itself through events: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dspy_toolkit.cli.output import talk_console
+from dspy_toolkit.cli.output import say, talk_console
 from dspy_toolkit.events import (
     CallFinished,
     Event,
@@ -32,87 +33,138 @@ _LABELS = {
     "test": "score after",
     "evaluate": "score",
 }
+_LINES_A_PHASE = 10
 
 
 @contextmanager
 def live_progress() -> Iterator[None]:
     """Show phases on stderr while the block runs: examples done, score so far, calls, time."""
-    bar = Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[score]}"),
-        TextColumn("{task.fields[calls]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=talk_console(),
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    # The bar starts with the first phase: an empty one would leave a blank line behind.
+    follower = _Bars() if talk_console().is_terminal else _Lines()
     try:
-        with subscribed(_Follower(bar)):
+        with subscribed(follower):
             yield
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        follower.stop()
 
 
-class _Follower:
-    """Turns events, which come from many threads, into updates of the bar."""
+class _Follower(ABC):
+    """Turns events, which come from many threads, into what a person sees."""
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current: TaskID | None = None
+        self._label = ""
+        self._total: int | None = None
         self._done = 0
         self._made = 0
         self._cached = 0
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case ModelLoaded(model, device, seconds):
-                text = f"loaded {model} on {device} in {seconds:.1f} s"
-                self._bar.console.print(text, markup=False)
-            case CallFinished(cached=cached):
-                self._count(cached)
-            case PhaseStarted(_, phase, total):
-                self._start(phase, total)
-            case PhaseAdvanced(_, phase, done, score):
-                self._advance(phase, done, score)
-
-    def _count(self, cached: bool) -> None:
         with self._lock:
-            self._cached += cached
-            self._made += not cached
+            match event:
+                case ModelLoaded(model, device, seconds):
+                    self.remark(f"loaded {model} on {device} in {seconds:.1f} s")
+                case CallFinished(cached=cached):
+                    self._cached += cached
+                    self._made += not cached
+                case PhaseStarted(_, phase, total):
+                    self.end_phase()
+                    self._label, self._total, self._done = _LABELS.get(phase, phase), total, 0
+                    self.start_phase()
+                case PhaseAdvanced(_, phase, done, score):
+                    # Threads finish in no particular order; what is shown only grows.
+                    self._done = max(self._done, done)
+                    best = "best " if phase == "optimize" else ""
+                    self.advance("" if score is None else f"{best}{100 * score:.1f} %")
 
-    def _start(self, phase: str, total: int | None) -> None:
-        with self._lock:
-            self._end()
-            self._bar.start()
-            self._done = 0
-            label = _LABELS.get(phase, phase)
-            self._current = self._bar.add_task(label, total=total or None, score="", calls="")
-            if not self._bar.console.is_terminal:
-                # Without a terminal the bars show once, at the end.
-                count = "" if total is None else f", {total} examples"
-                self._bar.console.print(f"{label}{count} ...")
+    @property
+    def calls(self) -> str:
+        """Calls so far, as people read them."""
+        return f"{self._made} calls" + (f", {self._cached} cached" if self._cached else "")
 
-    def _advance(self, phase: str, done: int, score: float | None) -> None:
-        with self._lock:
-            # Threads finish in no particular order; the bar only grows.
-            self._done = max(self._done, done)
-            if self._current is None:
-                return
-            best = "best " if phase == "optimize" else ""
-            self._bar.update(
-                self._current,
-                completed=self._done,
-                score="" if score is None else f"{best}{100 * score:.1f} %",
-                calls=f"{self._made} calls" + (f", {self._cached} cached" if self._cached else ""),
-            )
+    @abstractmethod
+    def remark(self, text: str) -> None: ...
 
-    def _end(self) -> None:
-        """Close the phase before: an optimizer may score fewer or more examples than foreseen."""
+    @abstractmethod
+    def start_phase(self) -> None: ...
+
+    @abstractmethod
+    def advance(self, score: str) -> None: ...
+
+    @abstractmethod
+    def end_phase(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+
+class _Bars(_Follower):
+    """One bar a phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._current: TaskID | None = None
+        self._bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[score]}"),
+            TextColumn("{task.fields[calls]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=talk_console(),
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def remark(self, text: str) -> None:
+        self._bar.console.print(text, markup=False)
+
+    def start_phase(self) -> None:
+        # Not earlier: a bar without a phase would leave a blank line behind.
+        self._bar.start()
+        self._current = self._bar.add_task(
+            self._label, total=self._total or None, score="", calls=""
+        )
+
+    def advance(self, score: str) -> None:
+        if self._current is not None:
+            self._bar.update(self._current, completed=self._done, score=score, calls=self.calls)
+
+    def end_phase(self) -> None:
+        # An optimizer may score fewer or more examples than foreseen.
         if self._current is not None:
             self._bar.update(self._current, total=self._done, completed=self._done)
+
+    def stop(self) -> None:
+        self.end_phase()
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+
+class _Lines(_Follower):
+    """A line when a phase starts, and one for each tenth of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = 0
+
+    def remark(self, text: str) -> None:
+        say(text)
+
+    def start_phase(self) -> None:
+        self._told = 0
+        say(self._label + ("" if self._total is None else f", {self._total} examples") + " ...")
+
+    def end_phase(self) -> None:
+        """Nothing to close: every line stands by itself."""
+
+    def stop(self) -> None:
+        """Nothing to put back."""
+
+    def advance(self, score: str) -> None:
+        step = max(1, (self._total or 0) // _LINES_A_PHASE)
+        if self._done < self._told + step:
+            return
+        self._told = self._done
+        of = f" of {self._total}" if self._total else ""
+        say(", ".join(filter(None, (f"  {self._done}{of}", score, self.calls))))
