@@ -1,0 +1,307 @@
+"""The engine beside what users would take instead, in one run, on the same weights and prompts.
+
+    python benchmarks/engine.py [--models embedded,50m] [--workloads w1,w2,w3,w4,w5]
+        [--concurrent 16] [--calls 64] [--rounds 3] [--json FILE]
+
+Opponents: (a) `dspy.LM` over HTTP to `mlx_lm.server`, (b) mlx-lm's `BatchGenerator` in this
+process, its caches seeded with the prefix. All use the same fast BLAS and float32 on a CPU. They
+take turns, so that a busy machine slows all; of each the median round counts. Opponents generate
+as many tokens as a right answer has; ours is held to the signature, which is the difference.
+Prints a Markdown table; numbers for the documentation are made on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from dspy_toolkit.engine.blas import preload_blas
+
+BLAS = preload_blas()
+
+import dspy  # noqa: E402 - the BLAS comes before anything that imports MLX
+import mlx.core as mx  # noqa: E402
+from dspy import lm15  # noqa: E402
+from mlx.utils import tree_flatten, tree_map  # noqa: E402
+from mlx_lm.generate import BatchGenerator, stream_generate  # noqa: E402
+from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
+from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
+from mlx_lm.utils import load  # noqa: E402
+
+from benchmarks.workloads import CLASSIFY, EXTRACT, REASON, Workload  # noqa: E402
+from dspy_toolkit.config import Settings  # noqa: E402
+from dspy_toolkit.engine import EngineOptions, open_engine  # noqa: E402
+from dspy_toolkit.engine.prefix_tree import common_length  # noqa: E402
+from dspy_toolkit.engine.source import EMBEDDED_FOLDER  # noqa: E402
+
+CONTEXT = 8192
+SHAPES = {
+    "50m": {"hidden_size": 640, "intermediate_size": 1728, "layers": 10, "heads": 10},
+    "500m": {"hidden_size": 1280, "intermediate_size": 3456, "layers": 26, "heads": 20},
+}
+SERVER = (
+    "from dspy_toolkit.engine.blas import preload_blas; preload_blas(); "
+    "from mlx_lm.server import main; main()"
+)
+BARS = {"w1": 10.0, "w2": 3.0, "w3": 5.0, "w4": 5.0, "w5": 0.97}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Calls a second (W5: tokens a second) of each side, and ours over the server's.
+
+    In W5 the opponent is `mlx_lm.generate`, shown as the server is in the others.
+    """
+
+    model: str
+    workload: str
+    ours: float
+    server: float
+    seeded: float | None
+    bar: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.server
+
+
+def write_float32(name: str, folder: Path) -> Path:
+    """Write a model that all sides load alike: float32 on a CPU, room for long prompts."""
+    shutil.copytree(EMBEDDED_FOLDER, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = CONTEXT
+    if name == "embedded":
+        weights = mx.load(str(folder / "model.safetensors"))
+        weights = {key: value.astype(mx.float32) for key, value in weights.items()}
+    else:
+        shape = SHAPES[name]
+        config |= {
+            "hidden_size": shape["hidden_size"],
+            "intermediate_size": shape["intermediate_size"],
+            "num_hidden_layers": shape["layers"],
+            "num_attention_heads": shape["heads"],
+            "num_key_value_heads": shape["heads"] // 2,
+            "head_dim": 64,
+        }
+        model = Model(ModelArgs.from_dict(config))
+        key = iter(mx.random.split(mx.random.key(0), 4096))
+        draw = tree_map(
+            lambda p: p if p.ndim == 1 else 0.05 * mx.random.normal(p.shape, key=next(key)),
+            model.parameters(),
+        )
+        weights = dict(tree_flatten(draw))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """`mlx_lm.server` over a model; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", SERVER, "--model", str(folder), "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    try:
+        address = f"http://127.0.0.1:{port}/v1"
+        deadline = time.monotonic() + 120
+        while not _answers(f"{address}/models"):
+            if time.monotonic() > deadline or server.poll() is not None:
+                raise SystemExit("mlx_lm.server does not start")
+            time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+class Sides:
+    """The three ways to answer the same calls."""
+
+    def __init__(self, folder: Path, address: str, concurrent: int) -> None:
+        self.engine = open_engine(
+            str(folder), EngineOptions(), Settings(home=folder.parent / "home")
+        )
+        self._local = dspy.LM(
+            self.engine.model_string,
+            engine=self.engine,
+            async_engine=self.engine.async_twin,
+            cache=False,
+            num_retries=0,
+        )
+        self._remote = dspy.LM(
+            f"openai/{folder}", api_base=address, api_key="none", cache=False, num_retries=0
+        )
+        self._concurrent = concurrent
+        self.model, self.tokenizer = load(str(folder))[:2]
+
+    def ours(self, requests: list[lm15.Request]) -> float:
+        return self._timed(self._local, requests)
+
+    def server(self, requests: list[lm15.Request]) -> float:
+        return self._timed(self._remote, requests)
+
+    def seeded(self, requests: list[lm15.Request], cold: bool) -> float:
+        """BatchGenerator with the common prefix computed once, before the clock unless cold."""
+        prompts = [self.prompt(request) for request in requests]
+        shared = min(common_length(prompts[0], other) for other in prompts[1:])
+        began = time.perf_counter()
+        prefix = make_prompt_cache(self.model)
+        for start in range(0, shared, 256):
+            slice_ = prompts[0][start : min(shared, start + 256)]
+            self.model(mx.array([slice_]), cache=prefix)
+            mx.eval([c.state for c in prefix])
+        if not cold:
+            began = time.perf_counter()
+        generator = BatchGenerator(
+            self.model,
+            max_tokens=requests[0].config.max_tokens,
+            stop_tokens=[[token] for token in self.tokenizer.eos_token_ids],
+            completion_batch_size=self._concurrent,
+        )
+        generator.insert(
+            [prompt[shared:] for prompt in prompts],
+            caches=[copy.deepcopy(prefix) for _ in prompts],
+            all_tokens=[prompt[:shared] for prompt in prompts],
+        )
+        left = len(prompts)
+        while left:
+            left -= sum(r.finish_reason is not None for r in generator.next_generated())
+        generator.close()
+        return len(prompts) / (time.perf_counter() - began)
+
+    def prompt(self, request: lm15.Request) -> list[int]:
+        turns = [{"role": "system", "content": request.system}]
+        turns += [{"role": turn.role, "content": turn.text} for turn in request.messages]
+        tokens: list[int] = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+        return tokens
+
+    def tokens_per_second(self, request: lm15.Request) -> tuple[float, float]:
+        """One caller: ours and `mlx_lm.generate`."""
+        began = time.perf_counter()
+        usage = self.engine.complete(request).usage
+        ours = usage.output_tokens / (time.perf_counter() - began)
+        began = time.perf_counter()
+        steps = stream_generate(
+            self.model, self.tokenizer, self.prompt(request), max_tokens=request.config.max_tokens
+        )
+        count = sum(1 for _ in steps)
+        return ours, count / (time.perf_counter() - began)
+
+    def _timed(self, lm: dspy.LM, requests: list[lm15.Request]) -> float:
+        named = [replace(request, model=lm.model) for request in requests]
+        began = time.perf_counter()
+        with ThreadPoolExecutor(self._concurrent) as threads:
+            list(threads.map(lm, named))
+        return len(requests) / (time.perf_counter() - began)
+
+
+def measure(sides: Sides, work: Workload, calls: int, rounds: int, cold: bool) -> list[float]:
+    """Medians of ours, the server and the seeded generator, in calls a second."""
+    room = len(sides.tokenizer.encode(work.answer()))
+    figures: list[tuple[float, float, float]] = []
+    for number in range(rounds):
+        seed = 100 + number if cold else 100
+        held = work.requests(calls + 2, seed, held=True, max_tokens=4 * room)
+        free = work.requests(calls + 2, seed, held=False, max_tokens=room)
+        if not cold:
+            sides.ours(held[:1])
+            sides.server(free[:1])
+        figures.append((sides.ours(held[2:]), sides.server(free[2:]), sides.seeded(free[2:], cold)))
+    return [statistics.median(each) for each in zip(*figures, strict=True)]
+
+
+def alone(sides: Sides, rounds: int) -> tuple[float, float]:
+    """Medians of tokens a second with one caller."""
+    request = CLASSIFY.requests(1, 7, held=False, max_tokens=128)[0]
+    short = replace(request, messages=request.messages[-1:])
+    figures = [sides.tokens_per_second(short) for _ in range(rounds + 1)][1:]
+    return statistics.median(o for o, _ in figures), statistics.median(t for _, t in figures)
+
+
+def run(arguments: argparse.Namespace) -> Iterator[Result]:
+    works: dict[str, Callable[[Sides], list[float]]] = {
+        key: lambda sides, work=work, cold=cold: measure(
+            sides, work, 32 if cold else arguments.calls, arguments.rounds, cold
+        )
+        for key, work, cold in (
+            ("w1", CLASSIFY, False),
+            ("w2", REASON, False),
+            ("w3", EXTRACT, False),
+            ("w4", CLASSIFY, True),
+        )
+    }
+    for name in arguments.models.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_float32(name, Path(scratch) / name)
+            with serving(folder) as address:
+                sides = Sides(folder, address, arguments.concurrent)
+                for key in arguments.workloads.split(","):
+                    if key == "w5":
+                        ours, other = alone(sides, arguments.rounds)
+                        yield Result(name, key, ours, other, None, BARS[key])
+                    else:
+                        yield Result(name, key, *works[key](sides), bar=BARS[key])
+                sides.engine.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="embedded,50m")
+    parser.add_argument("--workloads", default="w1,w2,w3,w4,w5")
+    parser.add_argument("--concurrent", type=int, default=16)
+    parser.add_argument("--calls", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    # It warns of every answer that max_tokens ends; all of the opponents' are meant to end so.
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+    say = sys.stdout.write
+    say(f"{platform.machine()}, {os.cpu_count()} cores, BLAS {BLAS.path or BLAS.note}\n\n")
+    say("| model | workload | ours | server | seeded generator | ours / server | bar |\n")
+    say("|---|---|---|---|---|---|---|\n")
+    results = []
+    for result in run(arguments):
+        results.append(asdict(result) | {"ratio": result.ratio})
+        seeded = "" if result.seeded is None else f"{result.seeded:.2f}"
+        say(
+            f"| {result.model} | {result.workload} | {result.ours:.2f} | {result.server:.2f} "
+            f"| {seeded} | {result.ratio:.2f} | {result.bar:g} |\n"
+        )
+        sys.stdout.flush()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
