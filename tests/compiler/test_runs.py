@@ -83,6 +83,16 @@ def test_runs_are_listed_newest_first_with_what_they_came_to(
     assert [run.row.id for run in list_runs(settings, limit=1)] == ["b"]
 
 
+def test_a_run_of_training_is_listed_without_scores(settings: Settings) -> None:
+    noted(settings, replace(ROW, status="finished", report={"run": "a", "seconds": 3.5}))
+    (run,) = list_runs(settings)
+    facts = run.facts()
+
+    assert (facts["seconds"], facts["compiled"], facts["calls"]) == (3.5, None, None)
+    with pytest.raises(InvalidInput, match="has no compiled score"):
+        compare_runs(run, run)
+
+
 def test_a_home_without_runs_has_an_empty_list_and_stays_untouched(settings: Settings) -> None:
     assert list_runs(settings) == []
     assert not settings.home.exists()
