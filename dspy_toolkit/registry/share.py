@@ -14,7 +14,7 @@ from typing import Any
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
-from dspy_toolkit.registry.lookup import SignatureConflict, SignatureNotFound, find
+from dspy_toolkit.registry.lookup import SignatureConflict, SignatureNotFound, find, shipped
 from dspy_toolkit.registry.reading import InvalidSignature, read_record
 from dspy_toolkit.registry.record import SignatureRecord
 from dspy_toolkit.registry.rules import NAME, VERSION
@@ -33,7 +33,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One record of an installed pack; `new` is false where it was there already."""
+    """One record of an installed pack; `new` is false where the folder has it, or it ships."""
 
     record: SignatureRecord
     new: bool
@@ -79,7 +79,7 @@ def install(
     folders: Sequence[Path] | None = None,
     settings: Settings | None = None,
 ) -> list[Installed]:
-    """Install every record of a pack, or none.
+    """Install every record of a pack, or none; those that ship with the toolkit stay there.
 
     Args:
         path: the zip file.
@@ -95,8 +95,12 @@ def install(
     contents = _read(path)
     records = {name: _record(path, name, text) for name, text in contents.items()}
     places = [*([folder] if folder.is_dir() else []), *(folders or ())]
+    for record in records.values():
+        _refuse_conflict(record, places, settings)
+    standing = (folder, shipped())
     installed = [
-        Installed(each, new=not _present(each, places, settings)) for each in records.values()
+        Installed(each, new=not any((place / name).is_file() for place in standing))
+        for name, each in records.items()
     ]
     written: list[Path] = []
     try:
@@ -189,14 +193,15 @@ def _record(path: Path, name: str, content: bytes) -> SignatureRecord:
         raise IntegrityError(f"pack {path} holds an invalid signature: {error}") from None
 
 
-def _present(record: SignatureRecord, folders: Sequence[Path], settings: Settings | None) -> bool:
+def _refuse_conflict(
+    record: SignatureRecord, folders: Sequence[Path], settings: Settings | None
+) -> None:
     try:
         known = find(record.reference, folders, settings)
     except SignatureNotFound:
-        return False
+        return
     if known.digest != record.digest:
         raise SignatureConflict(known, record)
-    return True
 
 
 def _remove(files: Iterable[Path]) -> None:

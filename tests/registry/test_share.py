@@ -48,6 +48,17 @@ def test_installing_twice_changes_nothing(packed: Path, home: Path) -> None:
     assert (home / "signatures" / NAME).stat().st_mtime_ns == before
 
 
+def test_what_home_holds_is_installed_into_another_folder_too(
+    packed: Path, tmp_path: Path, home: Path
+) -> None:
+    install(packed, home / "signatures")
+
+    installed = install(packed, tmp_path / "elsewhere")
+
+    assert [each.new for each in installed] == [True, True]
+    assert (tmp_path / "elsewhere" / NAME).read_bytes() == (home / "signatures" / NAME).read_bytes()
+
+
 def test_a_pack_is_installed_into_the_home_of_the_callers_settings(
     packed: Path, tmp_path: Path, home: Path
 ) -> None:
