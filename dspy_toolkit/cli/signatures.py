@@ -115,8 +115,9 @@ def check(
     """
     from dspy_toolkit.registry import check as check_path
     from dspy_toolkit.registry import search_path
+    from dspy_toolkit.registry.reading import holds_signatures
 
-    places = paths or list(search_path(folder))
+    places = paths or list(filter(holds_signatures, search_path(folder)))
     defects = [defect for place in places for defect in check_path(place)]
     if json:
         found = [{**dataclasses.asdict(each), "path": str(each.path)} for each in defects]

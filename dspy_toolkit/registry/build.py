@@ -110,15 +110,14 @@ class _Builder:
         return self._with_values(record)
 
     def _with_values(self, record: SignatureRecord) -> SignatureRecord:
-        """Add examples and migration, judged by the fields that are sound."""
+        """Add examples and migration, judged by the fields whose types are sound."""
+        sides = {side: self._names(side) for side in ("inputs", "outputs")}
         examples = without_none(self._tables.get("examples", []))
         if any(each.path[:1] == ("objects",) for each in self.problems):
-            self.problems.extend(example_problems(examples, None))
+            self.problems.extend(example_problems(examples, None, sides))
             return record
-        names = {name for side in ("inputs", "outputs") for name in self._names(side)}
-        unsound = names - {each.name for each in record.all_fields}
-        found = tuple(example_problems(examples, record))
-        self.problems.extend(each for each in found if each.path[-1] not in unsound)
+        self.problems.extend(example_problems(examples, record, sides))
+        names = {name for side in sides.values() for name in side}
         migration, carried = read_migration(self._tables.get("migration"), record, names)
         self.problems.extend(carried)
         if self.problems:
@@ -181,20 +180,21 @@ class _Builder:
         found = {}
         for name, table in self._table(path, value).items():
             at = (*path, name)
-            before = len(self.problems)
-            if problem := field_name_problem(name, nested=path[0] == "objects"):
-                self._add(at, *problem)
+            misnamed = field_name_problem(name, nested=path[0] == "objects")
+            if misnamed:
+                self._add(at, *misnamed)
             if isinstance(table, str):
                 self._add(at, f"field {name!r} is a text", f"write {name} = {{ type = {table!r} }}")
             elif isinstance(table, Mapping):
                 field = self._field(at, table)
-                if field and len(self.problems) == before:
+                if field and not misnamed:
                     found[name] = field
             else:
                 self._table(at, table)
         return found
 
     def _field(self, path: tuple[str, ...], table: Mapping[str, Any]) -> FieldRecord | None:
+        """The field with what is sound of it, or None where its type is not."""
         for key in table:
             if key not in _FIELD_KEYS:
                 self._add((*path, key), f"unknown key {key!r}", nearest(key, _FIELD_KEYS))
@@ -215,9 +215,13 @@ class _Builder:
                 error.fix,
             )
             return None
-        if problem := placement_problem(kind, path[0], self._names("objects")):
-            self._add((*path, "type"), *problem)
+        misplaced = placement_problem(kind, path[0], self._names("objects"))
+        if misplaced:
+            self._add((*path, "type"), *misplaced)
         constraints = {key: table[key] for key in CONSTRAINTS if key in table}
-        for key, what, fix in constraint_problems(kind, constraints):
+        for key, what, fix in tuple(constraint_problems(kind, constraints)):
             self._add((*path, key), what, fix)
+            constraints.pop(key, None)
+        if misplaced:
+            return None
         return FieldRecord(path[-1], render_type(kind), str(description).strip(), **constraints)

@@ -12,18 +12,27 @@ from dspy_toolkit.registry.record import (
     FieldRecord,
     KeyPath,
     Migration,
+    Side,
     SignatureRecord,
     version_key,
 )
 from dspy_toolkit.registry.rules import VERSION, Problem
-from dspy_toolkit.registry.values import Scope, value_problems
+from dspy_toolkit.registry.values import value_problems
 
-_SIDES: tuple[Scope, ...] = ("inputs", "outputs")
+_SIDES: tuple[Side, ...] = ("inputs", "outputs")
 _MIGRATION_KEYS = ("from", "renames", "defaults", "values")
 
 
-def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[Problem]:
-    """What is wrong with the examples: their shape, and with a record their values too."""
+def example_problems(
+    examples: Any, record: SignatureRecord | None, names: Mapping[str, Collection[str]]
+) -> Iterator[Problem]:
+    """What is wrong with the examples: their shape, and with a record their values too.
+
+    Args:
+        examples: as they stand in the file.
+        record: the fields that values can be judged by.
+        names: all fields of each side, sound or not.
+    """
     if not isinstance(examples, list):
         yield Problem(("examples",), "examples must be a list", "write [[examples]] above each")
         return
@@ -34,9 +43,14 @@ def example_problems(examples: Any, record: SignatureRecord | None) -> Iterator[
         if record is None or shape:
             continue
         for side in _SIDES:
+            judged = {each.name for each in record.fields(side)}
             for problem in value_problems(record, side, example[side]):
+                if problem.field in names[side] and problem.field not in judged:
+                    continue
+                stray = problem.field not in names[side]
+                fix = nearest(problem.field, names[side]) if stray else problem.fix
                 at = (*path, side, problem.field)
-                yield Problem(at, f"example {index + 1}: {problem.what}", problem.fix)
+                yield Problem(at, f"example {index + 1}: {problem.what}", fix)
 
 
 def without_none(value: Any) -> Any:
@@ -94,9 +108,12 @@ def _keys(table: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _source(table: Mapping[str, Any], record: SignatureRecord) -> Iterator[Problem]:
     source = table.get("from")
-    path = ("migration", "from") if "from" in table else ("migration",)
-    if not isinstance(source, str) or not VERSION.fullmatch(source):
-        yield Problem(path, "migration does not say from which version", "add from = '1.0.0'")
+    path = ("migration", "from")
+    if "from" not in table:
+        what = "migration does not say from which version"
+        yield Problem(("migration",), what, "add from = '1.0.0'")
+    elif not isinstance(source, str) or not VERSION.fullmatch(source):
+        yield Problem(path, f"from {source!r} is no version", "write three numbers, as in '1.0.0'")
     elif record.version and version_key(source) >= version_key(record.version):
         what = f"version {source} is not before {record.version}"
         yield Problem(path, what, "name an earlier version")

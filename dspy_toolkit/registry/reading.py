@@ -84,18 +84,34 @@ def check(path: Path) -> list[Defect]:
     """Every defect of a signature file, or of all signature files of a folder.
 
     Raises:
-        NotFound: no such file or folder. InvalidInput: it cannot be read as text.
+        NotFound: no such file or folder, or the folder holds none.
+        InvalidInput: it cannot be read as text.
     """
     if not path.is_dir():
         return list(_read(read_text(path, _WHAT), path)[1])
+    files = _files(path)
+    if not files:
+        raise NotFound(
+            f"there is nothing to check in {path}: it holds no NAME/VERSION.toml; "
+            "name a file, or the folder that holds the signatures' own folders"
+        )
     defects: list[Defect] = []
-    for file in sorted(path.glob("*/*.toml")):
+    for file in files:
         if VERSION.fullmatch(file.stem):
             defects += _read(read_text(file, _WHAT), file)[1]
         else:
             fix = "rename it, for example 1.0.0.toml"
             defects.append(Defect(file, 1, f"file name {file.stem!r} is no version", fix))
     return defects
+
+
+def holds_signatures(folder: Path) -> bool:
+    """Whether there is anything for `check` in a folder."""
+    return bool(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.toml"))
 
 
 def _read(text: str, path: Path) -> tuple[SignatureRecord | None, tuple[Defect, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ from dspy_toolkit.registry.field_types import (
 
 MAX_LENGTH = 20_000
 
+_OPEN = ("Literal", "list", "dict", "Choice", "Noul", "Score", "Code")
 _KNOWN = (*SCALARS, "Literal", "list", "dict", "None", *NAMED)
 _ADVICE = {
     "Optional": "write `X | None`",
@@ -168,7 +170,10 @@ class _Reader:
                 return Named(name, self._levels(node, arguments))
             case "Code", [ast.Constant(value=str(language))]:
                 return Named(name, (language,))
-        fix = _ADVICE.get(name) or f"write `{name}` or one of list, dict, Literal"
+        fix = _ADVICE.get(name)
+        if fix is None and name not in _KNOWN and (close := get_close_matches(name, _OPEN, n=1)):
+            self.fail(node, f"unknown type {name!r}", f"did you mean {close[0]!r}?")
+        fix = fix or f"write `{name}` or one of list, dict, Literal"
         self.fail(node, f"{name} takes nothing in brackets", fix)
 
     def _union(self, node: ast.BinOp) -> Type:

@@ -124,6 +124,20 @@ def test_check_without_paths_covers_the_search_path(folder: Path) -> None:
     assert run("check", "-f", folder).exit_code == 4
 
 
+def test_check_without_paths_passes_over_an_empty_home(home: Path) -> None:
+    (home / "signatures").mkdir(parents=True)
+
+    result = run("check")
+
+    assert result.exit_code == 0
+    assert str(home) not in result.stderr
+
+
+def test_check_of_a_folder_that_holds_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="nothing to check"):
+        run("check", tmp_path)
+
+
 def test_check_of_a_missing_file_is_an_error() -> None:
     with pytest.raises(NotFound, match="does not exist"):
         run("check", "absent.toml")

@@ -104,6 +104,8 @@ def _replaced(old: str, new: str) -> str:
          "minimum of an int must be whole", "write 0"),
         (f'{HEAD}{NUMBER}maximum = inf\n', 8,
          "maximum must be a number, got inf", "0"),
+        (f'{HEAD}{NUMBER}minimum = inf\nmaximum = 1\n', 8,
+         "minimum must be a number, got inf", "0"),
         (f'{HEAD}{NUMBER}maximum = {10**400}\n', 8,
          "maximum must be a number, got 1000", "0"),
         (f'{HEAD}{NUMBER}maximum = nan\n', 8,
@@ -116,6 +118,8 @@ def _replaced(old: str, new: str) -> str:
          "only a whole field can be optional", "drop the inner"),
         (f"{HEAD}{FIELDS}[migration]\nrenames = {{ a = 'b' }}\n", 8, "from which version",
          "add from"),
+        (f"{HEAD}{FIELDS}[migration]\nfrom = '2.0'\n", 9, "from '2.0' is no version",
+         "three numbers"),
         (f"{HEAD}{FIELDS}[migration]\nfrom = '1.0.0'\n", 9, "1.0.0 is not before 1.0.0",
          "earlier version"),
         (f"{HEAD}{FIELDS}[migration]\nfrom = '0.9.0'\nrenames = {{ old = 'mad' }}\n", 10,
@@ -159,6 +163,28 @@ def test_every_defect_is_found_at_once(tmp_path: Path) -> None:
         (12, "type \"Literal['red', blue]\", character 16: option blue lacks quotes"),
         (25, "example 2: field 'lines' is 'x'"),
     ]
+
+
+def test_a_wrong_example_of_a_field_with_another_defect_is_found_too(tmp_path: Path) -> None:
+    text = _replaced('description = "The message."', "max_length = 'ten'")
+    path = write(tmp_path, text.replace('ticket = "Help"', "ticket = 5"))
+
+    found = [(each.line, each.what) for each in check(path)]
+
+    assert found == [
+        (7, "max_length must be a whole number from 0 on, got 'ten'"),
+        (19, "example 1: field 'ticket' is 5"),
+    ]
+
+
+def test_an_unknown_field_of_an_example_is_compared_with_fields_that_have_defects(
+    tmp_path: Path,
+) -> None:
+    text = _replaced('type = "str"', 'type = "strng"').replace("{ ticket =", "{ foo = 1, ticket =")
+
+    defects = [each for each in check(write(tmp_path, text)) if "'foo'" in each.what]
+
+    assert [each.fix for each in defects] == ["known: ticket"]
 
 
 def test_a_longer_chain_of_objects_that_contains_itself_is_shown(tmp_path: Path) -> None:
