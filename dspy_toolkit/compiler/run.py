@@ -13,7 +13,7 @@ import dspy
 
 from dspy_toolkit.compiler.gate import ALPHA
 from dspy_toolkit.compiler.job import CompileResult, Job, execute
-from dspy_toolkit.compiler.optimizers import DEFAULT, optimizer
+from dspy_toolkit.compiler.optimizers import DEFAULT, Optimizer, optimizer
 from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
@@ -89,7 +89,8 @@ def compile_task(
     chosen, asked = settings or load_settings(), options or CompileOptions()
     name = asked.optimizer or task.optimizer or DEFAULT
     inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
-    row = optimizer(name)
+    row = optimizer(name) if asked.optimizer else _task_optimizer(name, task)
+    _check_inherited(row, task, [key for key in inherited if key not in asked.options])
     settled = row.settle({**inherited, **asked.options})
     _check(asked)
     rival = _rival(asked, task.plan, list(task.data.inputs))
@@ -116,6 +117,26 @@ def compile_task(
             keep_anyway=asked.keep_anyway,
         )
         return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
+
+
+def _task_optimizer(name: str, task: Task) -> Optimizer:
+    try:
+        return optimizer(name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{_place(task, 'name')}: {error}") from None
+
+
+def _check_inherited(row: Optimizer, task: Task, keys: Sequence[str]) -> None:
+    """Refuse a task's options by their place in its file."""
+    for key in keys:
+        try:
+            row.settle({key: task.optimizer_options[key]})
+        except InvalidInput as error:
+            raise InvalidInput(f"{_place(task, key)}: {error}") from None
+
+
+def _place(task: Task, key: str) -> str:
+    return task.optimizer_places.get(key, f"task {task.name}")
 
 
 def compile_program(

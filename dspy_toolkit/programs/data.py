@@ -81,7 +81,7 @@ def read_rows(file: Path, shown: str, check: Check) -> list[Row]:
 
     Args:
         file: the file.
-        shown: its name in messages.
+        shown: what rows call it; messages of this function name the file in full.
         check: says what is wrong with a line's values, or None.
 
     Raises:
@@ -92,12 +92,11 @@ def read_rows(file: Path, shown: str, check: Check) -> list[Row]:
     for number, line in enumerate(read_text(file, "data file").split("\n"), start=1):
         if not line.strip():
             continue
-        place = f"{shown}:{number}"
-        values = _parsed(line, place)
+        values = _parsed(line, f"{file}:{number}")
         problem = check(values)
         if problem:
-            raise InvalidInput(f"{place}: {problem}")
-        rows.append(Row(values, place))
+            raise InvalidInput(f"{file}:{number}: {problem}")
+        rows.append(Row(values, f"{shown}:{number}"))
     if not rows:
         raise InvalidInput(f"data file {file} has no examples; add one JSON object a line")
     return rows

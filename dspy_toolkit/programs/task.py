@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import InvalidInput, NotFound, reject_unknown_keys
+from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.programs.formats import FORMATS
 from dspy_toolkit.programs.metrics import Metric, metric_from_file, named_metric
@@ -20,6 +20,7 @@ from dspy_toolkit.programs.task_data import load_data
 from dspy_toolkit.programs.task_file import Table
 from dspy_toolkit.programs.user_code import with_modules
 from dspy_toolkit.registry import SignatureRecord, find, load_file
+from dspy_toolkit.registry.toml_lines import Lines
 from dspy_toolkit.store.files import read_text
 
 FILE = "task.toml"
@@ -47,6 +48,7 @@ class Task:
         generation: `max_tokens` and `temperature` of model calls, where the task sets them.
         optimizer: name of the optimizer, or None for the default.
         optimizer_options: its options.
+        optimizer_places: file and line of its name and of each option.
         files: what belongs to the task, relative to the folder: what it names, and the modules
             that its Python files can import.
     """
@@ -63,6 +65,7 @@ class Task:
     generation: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str | None = None
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer_places: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
     @property
@@ -114,6 +117,7 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
         generation=_generation(table),
         optimizer=_popped_name(optimizer, options),
         optimizer_options=options,
+        optimizer_places=_places(optimizer),
         files=with_modules(place, [FILE, *table.files]),
     )
 
@@ -121,11 +125,13 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
 def _table(folder: Path) -> Table:
     file = folder / FILE
     try:
-        values = tomllib.loads(read_text(file, "task file"))
+        text = read_text(file, "task file")
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{file} is not valid TOML: {error}") from None
-    reject_unknown_keys(values, _KEYS, str(file))
-    return Table(values, folder, str(file))
+    table = Table(values, folder, str(file), Lines(text))
+    table.only(*_KEYS)
+    return table
 
 
 def _signature(table: Table, settings: Settings | None) -> SignatureRecord | None:
@@ -142,9 +148,11 @@ def _signature(table: Table, settings: Settings | None) -> SignatureRecord | Non
 def _plan(table: Table, record: SignatureRecord | None) -> ModulePlan:
     program = table.optional_text("program")
     if program is None and record is None:
-        raise InvalidInput(f"{table.where}: add signature = '...' or program = 'program.py'")
+        raise InvalidInput(f"{table.at()}: add signature = '...' or program = 'program.py'")
     if program is not None and "module" in table.values:
-        raise InvalidInput(f"{table.where}: program and module exclude each other; remove one")
+        raise InvalidInput(
+            f"{table.at('module')}: program and module exclude each other; remove one"
+        )
     tools = table.table("tools")
     if tools is not None:
         tools.only("file", "functions")
@@ -156,7 +164,7 @@ def _plan(table: Table, record: SignatureRecord | None) -> ModulePlan:
         tools_file=tools.relative(tools.text("file", "tools.py")) if tools else None,
         tools=tools.texts("functions") if tools else (),
     )
-    plan.check(table.where)
+    plan.check(table.at("program" if program else "module"))
     return plan
 
 
@@ -176,7 +184,7 @@ def _metric(table: Table, fields: tuple[str, ...]) -> Metric:
     try:
         return named_metric(name, chosen, given)
     except InvalidInput as error:
-        raise InvalidInput(f"{options.where}: {error}") from None
+        raise InvalidInput(f"{options.at()}: {error}") from None
 
 
 def _compared(record: SignatureRecord | None, data: Data) -> tuple[str, ...]:
@@ -209,3 +217,7 @@ def _popped_name(table: Table | None, options: dict[str, Any]) -> str | None:
         return None
     options.pop("name", None)
     return table.text("name")
+
+
+def _places(table: Table | None) -> dict[str, str]:
+    return {key: table.at(key) for key in table.values} if table else {}

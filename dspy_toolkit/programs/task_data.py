@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def load_data(task: Table, record: SignatureRecord | None) -> Data:
     """
     table = task.table("data")
     if table is None:
-        raise InvalidInput(f"{task.where}: add a [data] table with train, validation and test")
+        raise InvalidInput(f"{task.at()}: add a [data] table with train, validation and test")
     table.only("all", "split", "inputs", *SPLITS)
     inputs = _inputs(table, record)
     check = _fits(record) if record else _same_fields(inputs)
@@ -45,26 +44,30 @@ def _inputs(table: Table, record: SignatureRecord | None) -> tuple[str, ...]:
     if record is None:
         return table.texts("inputs")
     if "inputs" in table.values:
-        raise InvalidInput(f"{table.where}: the signature already says the inputs; remove inputs")
+        raise InvalidInput(
+            f"{table.at('inputs')}: the signature already says the inputs; remove inputs"
+        )
     return tuple(each.name for each in record.inputs)
 
 
 def _note_media(table: Table, record: SignatureRecord, splits: dict[str, list[Row]]) -> None:
     for row in (row for rows in splits.values() for row in rows):
         for file in media_files(record, row.values):
-            replace(table, where=row.place).relative(file)
+            table.relative(file, f"{table.folder / row.place}")
 
 
 def _given(table: Table, check: Check) -> dict[str, list[Row]]:
     if "split" in table.values:
-        raise InvalidInput(f"{table.where}: [data.split] divides the file `all`; add all = '...'")
+        raise InvalidInput(
+            f"{table.at('split')}: [data.split] divides the file `all`; add all = '...'"
+        )
     return {name: _rows(table, name, check) for name in SPLITS}
 
 
 def _divided(table: Table, inputs: Sequence[str], check: Check) -> dict[str, list[Row]]:
     both = [name for name in SPLITS if name in table.values]
     if both:
-        raise InvalidInput(f"{table.where}: all and {both[0]} exclude each other; remove one")
+        raise InvalidInput(f"{table.at(both[0])}: all and {both[0]} exclude each other; remove one")
     split = table.table("split")
     shares, seed = dict(_DEFAULT_SHARES), 0
     if split is not None:
@@ -74,7 +77,7 @@ def _divided(table: Table, inputs: Sequence[str], check: Check) -> dict[str, lis
             shares = {name: split.number(name, 0.0) for name in SPLITS}
         if abs(sum(shares.values()) - 1) > 1e-6 or not all(shares.values()):
             raise InvalidInput(
-                f"{split.where}: train, validation and test must be above 0 and sum to 1, "
+                f"{split.at()}: train, validation and test must be above 0 and sum to 1, "
                 f"got {', '.join(f'{value:g}' for value in shares.values())}"
             )
     return make_splits(_rows(table, "all", check), inputs, shares, seed)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import InvalidInput, NotFound, nearest, reject_unknown_keys
+from dspy_toolkit.registry.record import KeyPath
+from dspy_toolkit.registry.toml_lines import Lines
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -32,14 +34,24 @@ class Table:
     Attributes:
         values: the table.
         folder: the task's folder; files it names lie inside.
-        where: how messages call it, for example `task.toml [data]`.
+        source: the file, as messages call it.
+        lines: of the file, for messages.
+        path: keys that lead to the table.
         files: paths named so far, shared by all tables of the file.
     """
 
     values: Mapping[str, Any]
     folder: Path
-    where: str
+    source: str
+    lines: Lines
+    path: KeyPath = ()
     files: list[str] = field(default_factory=list)
+
+    def at(self, key: str | None = None) -> str:
+        """How messages call a key's place, or the table's: `task.toml:12 [data]`."""
+        path = self.path if key is None else (*self.path, key)
+        names = "".join(f" [{name}]" for name in self.path)
+        return f"{self.source}:{self.lines.of(path)}{names}"
 
     def table(self, key: str) -> Table | None:
         """A nested table, or None."""
@@ -47,12 +59,13 @@ class Table:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise InvalidInput(f"{self.where}: {key} must be a table, written [{key}]")
-        return Table(value, self.folder, f"{self.where} [{key}]", self.files)
+            raise InvalidInput(f"{self.at(key)}: {key} must be a table, written [{key}]")
+        return replace(self, values=value, path=(*self.path, key))
 
     def only(self, *keys: str) -> None:
         """Refuse keys beside these."""
-        reject_unknown_keys(self.values, keys, self.where)
+        for key in self.values:
+            reject_unknown_keys([key], keys, self.at(key))
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text; required without a default."""
@@ -61,7 +74,7 @@ class Table:
         value = self.values.get(key)
         if not isinstance(value, str) or not value.strip():
             problem = "is missing" if value is None else f"must be a text, got {value!r}"
-            raise InvalidInput(f"{self.where}: {key} {problem}; write {key} = '...'")
+            raise InvalidInput(f"{self.at(key)}: {key} {problem}; write {key} = '...'")
         return value
 
     def optional_text(self, key: str) -> str | None:
@@ -71,14 +84,14 @@ class Table:
     def name(self, key: str) -> str:
         """A text that may stand in file names."""
         value = self.text(key)
-        check_name(value, f"{self.where}: {key}")
+        check_name(value, f"{self.at(key)}: {key}")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts, at least one."""
         value = self.values.get(key)
         if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-            raise InvalidInput(f"{self.where}: {key} must be a list of texts, got {value!r}")
+            raise InvalidInput(f"{self.at(key)}: {key} must be a list of texts, got {value!r}")
         return tuple(value)
 
     def number(self, key: str, default: float, most: float = 1.0) -> float:
@@ -87,7 +100,7 @@ class Table:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 <= value <= most:
             raise InvalidInput(
-                f"{self.where}: {key} must be a number from 0 to {most:g}, got {value!r}"
+                f"{self.at(key)}: {key} must be a number from 0 to {most:g}, got {value!r}"
             )
         return float(value)
 
@@ -96,7 +109,7 @@ class Table:
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidInput(
-                f"{self.where}: {key} must be a whole number of at least {least}, got {value!r}"
+                f"{self.at(key)}: {key} must be a whole number of at least {least}, got {value!r}"
             )
         return value
 
@@ -106,21 +119,25 @@ class Table:
         for value in given:
             if value not in choices:
                 raise InvalidInput(
-                    f"{self.where}: {key} {value!r} unknown; {nearest(value, choices)}"
+                    f"{self.at(key)}: {key} {value!r} unknown; {nearest(value, choices)}"
                 )
 
-    def relative(self, name: str) -> str:
-        """Note a file of the task by its path in the folder."""
-        path = Path(name)
+    def relative(self, name: str, where: str | None = None) -> str:
+        """Note a file of the task by its path in the folder; `where` it is named."""
+        path, where = Path(name), where or self._named_at(name)
         if path.is_absolute() or ".." in path.parts:
             raise InvalidInput(
-                f"{self.where}: {name} lies outside the task's folder; copy it into {self.folder}"
+                f"{where}: {name} lies outside the task's folder; copy it into {self.folder}"
             )
         if not (self.folder / path).is_file():
-            raise NotFound(f"{self.where}: {name} does not exist in {self.folder}; check the name")
+            raise NotFound(f"{where}: {name} does not exist in {self.folder}; check the name")
         self.files.append(path.as_posix())
         return path.as_posix()
 
     def file(self, name: str) -> Path:
         """The full path of a file of the task."""
         return self.folder / self.relative(name)
+
+    def _named_at(self, name: str) -> str:
+        keys = (key for key, value in self.values.items() if value == name)
+        return self.at(next(keys, None))

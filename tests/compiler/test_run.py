@@ -217,6 +217,35 @@ def test_unknown_optimizers_and_options_leave_no_run(tmp_path: Path, settings: S
     assert not settings.runs.exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("k = 4", 'k = "nine"', r"task\.toml:15 \[optimizer\]: .* got 'nine'"),
+        ("k = 4", "kk = 4", r"task\.toml:15 \[optimizer\]: .*did you mean 'k'"),
+        ('"labeled_few_shot"', '"labeled"', r"task\.toml:14 \[optimizer\]: .*did you mean"),
+    ],
+)
+def test_a_wrong_optimizer_of_the_task_is_named_by_its_line(
+    tmp_path: Path, settings: Settings, old: str, new: str, message: str
+) -> None:
+    task = load_task(write_task(tmp_path / "routing", TASK.replace(old, new)))
+
+    with pytest.raises(InvalidInput, match=message):
+        compile_task(task, CompileOptions(), settings)
+
+
+def test_an_option_of_the_command_stands_in_for_a_wrong_one_of_the_task(
+    tmp_path: Path, settings: Settings
+) -> None:
+    task = load_task(write_task(tmp_path / "routing", TASK.replace("k = 4", 'k = "nine"')))
+
+    report = compile_task(
+        task, CompileOptions(lm=scripted_lm(learner), options={"k": 2}), settings
+    ).report
+
+    assert report["optimizer_options"] == {"k": 2}
+
+
 def test_a_task_for_larger_models_says_so(tmp_path: Path, settings: Settings) -> None:
     text = TASK.replace("[metric]", 'needs_larger_model = "it must reason"\n[metric]')
     task = load_task(write_task(tmp_path / "routing", text))

@@ -217,6 +217,38 @@ def test_a_broken_task_file_says_what_where_and_what_to_do(
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ('name = "routing"', 'nam = "routing"', "task.toml:2: unknown key 'nam'"),
+        ('name = "routing"', "name = 3", "task.toml:2: name must be a text"),
+        ('"data/test.jsonl"', '"data/tst.jsonl"', "task.toml:11 [data]: data/tst.jsonl does not"),
+        ("[data]", "[data]\nal = 3", "task.toml:9 [data]: unknown key 'al'"),
+        ('train = "data/train.jsonl"\n', "", "task.toml:8 [data]: train is missing"),
+        ("[metric]", 'format = "jso"\n[metric]', "task.toml:5: format 'jso' unknown"),
+    ],
+)
+def test_a_defect_of_a_task_file_is_named_by_its_line(
+    tmp_path: Path, old: str, new: str, place: str
+) -> None:
+    folder = write_task(tmp_path / "routing", TASK.replace(old, new, 1))
+
+    with pytest.raises(ToolkitError) as raised:
+        load_task(folder)
+
+    assert str(raised.value).startswith(f"{folder}/{place}")
+
+
+def test_a_wrong_line_of_data_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "routing")
+    (folder / "data" / "test.jsonl").write_text("{\n")
+
+    with pytest.raises(InvalidInput) as raised:
+        load_task(folder)
+
+    assert str(raised.value).startswith(f"{folder}/data/test.jsonl:1")
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ({"text": "x", "team": "atlas"}, r"data/test\.jsonl:1: .*'urgent' is missing"),
