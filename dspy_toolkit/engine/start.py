@@ -48,6 +48,7 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         from mlx.core import clear_streams
 
         with file_limit_kept():
+            from dspy_toolkit.engine.cpu_attention import use_numpy_attention
             from dspy_toolkit.engine.plain_step import PlainStepper
             from dspy_toolkit.engine.runner import Runner, Unshareable
             from dspy_toolkit.engine.step import Stepper
@@ -63,6 +64,8 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         batch: Rows
         try:
             batch = Stepper(Runner(loaded.model), options, device)
+            if device.name == "cpu":
+                use_numpy_attention(loaded.model)
         except Unshareable as error:
             unshared = str(error)
             batch = PlainStepper(loaded.model, options, device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 PREFIX = " ".join(random.Random(5).choices(WORDS, k=70))
 
 
+_budgets = itertools.count(1 << 28)
+
+
 def sharing(count: int) -> list[str]:
     """Prompts that begin alike and end each in a way of its own."""
     return [f"{PREFIX} {ending}" for ending in prompts(count)]
@@ -29,7 +33,9 @@ def sharing(count: int) -> list[str]:
 
 @pytest.fixture
 def fresh(tmp_path: Path, settings: Settings) -> Iterator[MlxEngine]:
-    opened = open_engine(str(write_model(tmp_path / "m")), EngineOptions(max_tokens=8), settings)
+    # Engines that are opened alike share what they have read; nobody else asks for this budget.
+    options = EngineOptions(max_tokens=8, prefix_bytes=next(_budgets))
+    opened = open_engine(str(write_model(tmp_path / "m")), options, settings)
     yield opened
     opened.close()
 
