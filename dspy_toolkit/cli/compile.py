@@ -14,20 +14,13 @@ from dspy_toolkit.cli.output import out_json, say, table
 from dspy_toolkit.cli.scores import calls, percent, points, rival, shown, verdict, with_interval
 from dspy_toolkit.errors import InvalidInput
 
-# Written out so that the help does not wait for DSPy.
-OPTIMIZERS = (
-    "labeled_few_shot",
-    "bootstrap_few_shot",
-    "bootstrap_few_shot_with_random_search",
-)
-
 WORSE = 1
 
 
 def compile_command(
     task: Annotated[Path, typer.Argument(help="A folder that holds a task.toml.")],
     optimizer: Annotated[
-        str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}; the task's if left out.")
+        str | None, typer.Option(help="One of those above; the task's if left out.")
     ] = None,
     model: Model = None,
     adapter: Adapter = None,
@@ -56,6 +49,9 @@ def compile_command(
 
     A result that is shown to be worse becomes no artifact, and the exit code is 1.
 
+    Optimizers are labeled_few_shot, bootstrap_few_shot and
+    bootstrap_few_shot_with_random_search.
+
     Example: dspy-tk compile examples/ticket_triage --seed 1
     """
     from dspy_toolkit.cli.progress import live_progress
@@ -81,6 +77,7 @@ def compile_command(
         out_json(summary(report))
     else:
         _show(report)
+    _say_failures(report)
     if report["artifact"] is None:
         say(
             f"no artifact was made: the result is worse than {rival(report['gate'])}; "
@@ -114,9 +111,17 @@ def _show(report: Mapping[str, Any]) -> None:
             ("artifact", shown(report["artifact"]) if report["artifact"] else "none"),
         ),
     )
-    for phase, name in (("baseline", "before"), ("compiled", "after")):
-        failed = report["failures"][phase]
-        if failed["count"]:
-            say(f"{name}: {failed['count']} answers could not be used; first: {failed['first']}")
     if report["artifact"]:
         say(f"use it: dspy-tk run {shown(report['artifact'])} --input '{{...}}'")
+
+
+def _say_failures(report: Mapping[str, Any]) -> None:
+    for phase, name in (("baseline", "before"), ("compiled", "after")):
+        failed, of = report["failures"][phase], report[phase]["n"]
+        if failed["count"]:
+            say(
+                f"{name}: {failed['count']} of {of} answers could not be used; "
+                f"first: {failed['first']}"
+            )
+    if report["failures"]["compiled"]["count"]:
+        say("name a larger model with --model, or give the task other labels or format = 'guided'")
