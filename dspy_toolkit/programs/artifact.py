@@ -143,7 +143,10 @@ class Artifact:
             prediction = program(**given)
         except dspy.DSPyError as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            raise EngineError(f"the program gave no usable answer: {text}") from error
+            raise EngineError(
+                f"the program gave no usable answer: {text}; "
+                "ask again with a larger --model, or compile with other labels or another format"
+            ) from error
         return {name: serialize_for_json(value) for name, value in prediction.items()}
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:

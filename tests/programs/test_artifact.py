@@ -262,7 +262,9 @@ def test_inputs_are_checked_before_the_model_is_asked(
 
 
 def test_an_answer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no usable answer: AdapterParseError") as raised:
+    with pytest.raises(
+        EngineError, match=r"no usable answer: AdapterParseError.*larger --model"
+    ) as raised:
         ask(saved(tmp_path / "a").folder, {"text": "x"}, lm=scripted_lm(lambda request: "hm"))
 
     assert "\n" not in str(raised.value)
