@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import EngineError, NotFound
+from dspy_toolkit.errors import EngineError, InvalidInput, NotFound
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -84,9 +84,11 @@ def download(hub_id: str, progress: bool = True) -> Path:
     """Bring a model from the Hugging Face hub onto this machine; returns its folder.
 
     Raises:
-        NotFound: the hub has no such model, or it needs a login.
+        InvalidInput: it is no hub id. NotFound: the hub has no such model, or it needs a login.
         EngineError: the hub cannot be reached, or the disk is full.
     """
+    if not HUB_ID.fullmatch(hub_id):
+        raise _no_hub_id(hub_id)
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
@@ -98,14 +100,16 @@ def download(hub_id: str, progress: bool = True) -> Path:
             f"model {hub_id!r} asks for a login: accept its terms on "
             f"https://huggingface.co/{hub_id} and run `hf auth login`"
         ) from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+    except errors.HFValidationError:
+        raise _no_hub_id(hub_id) from None
+    except errors.RepositoryNotFoundError:
         raise NotFound(
             f"the Hugging Face hub has no model {hub_id!r} (or it is private); check the name on "
             "https://huggingface.co/mlx-community, or give a folder that exists"
         ) from None
-    except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+    except OSError as error:
         raise EngineError(
-            f"model {hub_id!r} cannot be downloaded ({one_line(error)}); check the network, then "
+            f"model {hub_id!r} cannot be downloaded: {_cause(error)}, then "
             f"run `dspy-tk models pull {hub_id}`, or use a model that is on this machine"
         ) from None
 
@@ -203,6 +207,28 @@ def one_line(error: BaseException, most: int = 200) -> str:
     """An error's message on one line, shortened."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _no_hub_id(reference: str) -> InvalidInput:
+    return InvalidInput(
+        f"{reference!r} is no hub id; write owner/name, for example "
+        "mlx-community/Qwen3-4B-Instruct-2507-4bit"
+    )
+
+
+def _cause(error: OSError) -> str:
+    """Why a download failed and what to check, without the hub library's own advice."""
+    from huggingface_hub import errors
+
+    if isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it"
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"the hub answered {error.response.status_code}; wait a while"
+    if error.errno is not None and error.strerror:
+        return f"{error.strerror}; mend that"
+    return "the hub cannot be reached; check the network"
 
 
 def _short(name: str) -> str:

@@ -62,7 +62,7 @@ def test_a_model_that_is_not_here_is_not_found() -> None:
 
 
 def test_a_download_without_a_network_fails_with_one_line() -> None:
-    with pytest.raises(EngineError, match="check the network"):
+    with pytest.raises(EngineError, match="HF_HUB_OFFLINE is set; unset it"):
         run(app, ["pull", "nobody/nothing"], catch_exceptions=False)
 
 

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine, source
-from dspy_toolkit.engine.source import ModelBroken, find_source
-from dspy_toolkit.errors import EngineError, NotFound
+from dspy_toolkit.engine.source import ModelBroken, download, find_source
+from dspy_toolkit.errors import EngineError, InvalidInput, NotFound
 
 
 @pytest.fixture
@@ -157,10 +159,35 @@ def test_without_a_network_a_hub_id_says_what_to_do(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
-    with pytest.raises(EngineError, match=r"cannot be downloaded.*check the network") as failure:
+    with pytest.raises(EngineError, match=r"cannot be downloaded: .*HF_HUB_OFFLINE") as failure:
         open_engine("nobody/nothing", settings=settings)
 
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("reference", ["a b c", "gpt 2/x", "no-owner", "a/b/c", ""])
+def test_what_is_no_hub_id_is_refused_before_any_network(reference: str) -> None:
+    with pytest.raises(InvalidInput, match="is no hub id; write owner/name"):
+        download(reference)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; mend that"),
+        (OSError("HTTPSConnectionPool(host=...): Max retries"), "the hub cannot be reached; check"),
+    ],
+)
+def test_a_download_that_fails_names_one_cause(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, cause: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+
+    with pytest.raises(EngineError, match=f"cannot be downloaded: {cause}"):
+        download("nobody/nothing")
 
 
 def test_a_model_in_the_hub_cache_is_found_by_its_id(
