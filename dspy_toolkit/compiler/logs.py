@@ -20,10 +20,14 @@ from dspy_toolkit.events import (
     RunFinished,
     RunStarted,
 )
+from dspy_toolkit.programs.calls import STOPPED
 from dspy_toolkit.store.files import storage_errors
 
 PEOPLE = "run.log"
 MACHINES = "events.jsonl"
+
+# Calls that end so did not fail: the run was ending, and says why itself.
+_BROKEN_OFF = (STOPPED, KeyboardInterrupt.__name__)
 
 
 class RunLogs:
@@ -98,7 +102,7 @@ def _told(event: Event) -> str | None:
             return None
         case CandidateScored(_, candidate, score, _, made, cached):
             return f"candidate {candidate}: {100 * score:.1f} % after {made + cached} calls"
-        case CallFinished(error=str(error)):
+        case CallFinished(error=str(error)) if error not in _BROKEN_OFF:
             return f"model call failed: {error}"
         case RunFinished(_, seconds, None):
             return f"finished after {seconds:.1f} s"

@@ -39,6 +39,10 @@ class Calls:
     cached: int = 0
 
 
+STOPPED = Stopped.__name__
+"""The error of a call that broke off because everything was stopped, see `CallFinished`."""
+
+
 class CallTally:
     """Counts calls from any thread.
 
@@ -79,6 +83,11 @@ class CallTally:
         """Make every later call fail. The first reason counts."""
         with self._changed:
             self._reason = self._reason or error
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._reason is not None
 
     def check(self) -> None:
         """Raise `Stopped` once `stop` was called."""

@@ -16,7 +16,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.events import CallFinished, emit
 from dspy_toolkit.programs.cache import current_settings, use_call_cache
-from dspy_toolkit.programs.calls import current_tally
+from dspy_toolkit.programs.calls import STOPPED, current_tally
 from dspy_toolkit.store.files import sha256_json
 
 
@@ -147,8 +147,8 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
             with dspy.context(usage_tracker=meter):
                 yield
         except BaseException as problem:
-            error = type(problem).__name__
             # What broke because everything was stopped is no failure of its own.
+            error = STOPPED if tally.stopped else type(problem).__name__
             tally.check()
             raise
         finally:

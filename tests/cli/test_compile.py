@@ -283,6 +283,7 @@ def test_ctrl_c_ends_soon_with_130_and_a_marked_run(
     assert running.returncode == 130, talk
     assert "Traceback" not in talk
     assert "interrupted" in log.read_text().splitlines()[-1]
+    assert "model call failed" not in log.read_text()
     assert not (log.parent / "artifact").exists()
 
 

@@ -277,6 +277,7 @@ def test_ctrl_c_marks_the_run_and_leaves_no_artifact(tmp_path: Path, settings: S
 
     assert row.status == "interrupted"
     assert "interrupted" in (folder / "run.log").read_text().splitlines()[-1]
+    assert "model call failed" not in (folder / "run.log").read_text()
     assert not (folder / "artifact").exists()
     assert not (folder / "report.json").exists()
 
