@@ -12,6 +12,7 @@ from dspy import lm15
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from tests.conformance.engine_contract import ask
 from tests.engine.test_generation import WORDS, at_once, prompts, reference
 from tests.engine.tiny import write_model, write_sliding_model
@@ -91,6 +92,25 @@ def test_greedy_output_is_mlx_lms_whatever_is_stored_and_in_whatever_order_calls
 
         assert said == [expected[n] for n in order]
     engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix_bytes", [0, 400_000, None])
+def test_two_hundred_greedy_answers_of_the_embedded_model_are_mlx_lms(
+    prefix_bytes: int | None, settings: Settings
+) -> None:
+    if not (EMBEDDED_FOLDER / "config.json").is_file():
+        pytest.skip("the embedded model is not here")
+    texts = [*prompts(120), *sharing(80)]
+    random.Random(4).shuffle(texts)
+    expected = [text for text, _ in reference(EMBEDDED_FOLDER, texts, 12)]
+    options = EngineOptions(max_tokens=12, prefix_bytes=prefix_bytes)
+    engine = open_engine(str(EMBEDDED_FOLDER), options, settings)
+    with ThreadPoolExecutor(32) as pool:
+        said = list(pool.map(lambda text: _said(engine, text), texts))
+    engine.close()
+
+    assert said == expected
 
 
 def _said(engine: MlxEngine, text: str) -> str:
