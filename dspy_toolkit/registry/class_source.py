@@ -19,15 +19,27 @@ from dspy_toolkit.registry.field_types import (
 )
 from dspy_toolkit.registry.python_types import constraint_keywords
 from dspy_toolkit.registry.record import FieldRecord, ObjectRecord, SignatureRecord
+from dspy_toolkit.registry.rules import NAME, VERSION
+
+_EXPORTED = ", exported from a signature file."
 
 
 def class_name(record: SignatureRecord) -> str:
     """The name of the exported class: `answer_question` becomes AnswerQuestion."""
-    name = "".join(word.capitalize() for word in record.name.split("_"))
+    name = _camel(record.name)
     taken = {each.name for each in record.objects}
     while name in taken:
         name += "Signature"
     return name
+
+
+def exported_reference(module_doc: str | None, cls_name: str) -> tuple[str, str] | None:
+    """Name and version of the record that a class was exported from, by its module's docstring."""
+    reference = (module_doc or "").removesuffix(_EXPORTED)
+    name, _, version = reference.partition("@")
+    if reference == module_doc or not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
+        return None
+    return (name, version) if cls_name.startswith(_camel(name)) else None
 
 
 def class_source(record: SignatureRecord) -> str:
@@ -44,13 +56,17 @@ def class_source(record: SignatureRecord) -> str:
         imports.append("import pydantic")
     if decisions:
         imports.append(f"from dspy.adapters.types.decision import {', '.join(decisions)}")
-    head = [f'"""{record.reference}, exported from a signature file."""', ""]
+    head = [f'"""{record.reference}{_EXPORTED}"""', ""]
     if any(isinstance(part, LiteralOf) for part in kinds):
         head += ["from typing import Literal", ""]
     blocks = ["\n".join([*head, *imports])]
     blocks += ["\n".join(_object(each)) for each in _inner_first(record.objects)]
     blocks.append("\n".join(_signature(record)))
     return "\n\n\n".join(blocks) + "\n"
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
 
 
 def _every_field(record: SignatureRecord) -> Iterator[FieldRecord]:

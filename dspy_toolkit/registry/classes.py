@@ -8,11 +8,13 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from dspy_toolkit.errors import InvalidInput, NotFound, ToolkitError, nearest
 from dspy_toolkit.registry.build import built
+from dspy_toolkit.registry.class_source import exported_reference
 from dspy_toolkit.registry.field_types import (
     NAMED,
     NONE,
@@ -59,6 +61,18 @@ def load_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
         NotFound: no such folder, module or class. InvalidInput: the module fails, the class is no
             signature, or a field cannot be expressed, with its name.
     """
+    return from_class(_class(reference, folders)[0], reference)
+
+
+def import_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
+    """Read a class as `load_class` does; one that was exported has its name and version again."""
+    cls, module = _class(reference, folders)
+    record = from_class(cls, reference)
+    exported = exported_reference(module.__doc__, cls.__name__)
+    return replace(record, name=exported[0], version=exported[1]) if exported else record
+
+
+def _class(reference: str, folders: Sequence[Path]) -> tuple[Any, types.ModuleType]:
     module_name, _, class_name = reference.partition(":")
     place = _place(module_name, folders)
     with importing_from(place.absolute()) if place else contextlib.nullcontext():
@@ -69,7 +83,7 @@ def load_class(reference: str, folders: Sequence[Path] = ()) -> SignatureRecord:
         raise NotFound(
             f"module {module_name} has no class {class_name!r}; {nearest(class_name, classes)}"
         )
-    return from_class(cls, reference)
+    return cls, module
 
 
 def from_class(cls: Any, reference: str) -> SignatureRecord:

@@ -10,7 +10,7 @@ from typing import Any
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry.build import built
-from dspy_toolkit.registry.classes import UNVERSIONED, load_class
+from dspy_toolkit.registry.classes import UNVERSIONED, import_class
 from dspy_toolkit.registry.lookup import SignatureConflict, find, is_class
 from dspy_toolkit.registry.reading import load_file, read_record
 from dspy_toolkit.registry.record import SignatureRecord
@@ -65,14 +65,15 @@ def read_foreign(
 
     Args:
         source: `module:Class`, or a JSON file with an exported record or the record alone.
-        name, version: in place of the source's own; a class has version 1.0.0 unless given.
+        name, version: in place of the source's own; a class that was not exported
+            from a record has version 1.0.0.
         folders: looked in for the module.
 
     Raises:
         NotFound: there is no such class or file. InvalidInput: it makes no sound record.
     """
     if is_class(source):
-        tables = load_class(source, folders).to_dict()
+        tables = import_class(source, folders).to_dict()
     else:
         tables = _json_tables(Path(source))
     if tables.get("version") == UNVERSIONED:

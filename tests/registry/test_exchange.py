@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ from dspy_toolkit.registry import (
     SignatureConflict,
     SignatureRecord,
     check,
+    class_source,
     export_json,
     find,
     load_file,
@@ -24,6 +26,7 @@ from dspy_toolkit.registry import (
     summary,
 )
 from dspy_toolkit.registry.build import build
+from dspy_toolkit.registry.class_source import class_name
 from tests.registry.making import TRIAGE, record, write
 from tests.registry.strategies import few, records
 
@@ -58,6 +61,17 @@ def test_name_and_version_can_be_given_anew(tmp_path: Path) -> None:
     path.write_text(json.dumps(export_json(find("classify"))))
 
     assert read_foreign(str(path), "sort_mail", "3.0.0").reference == "sort_mail@3.0.0"
+
+
+@pytest.mark.parametrize("name", ["triage", "a_b", "sort_2_mails"])
+def test_an_exported_class_is_imported_with_its_name_and_version(tmp_path: Path, name: str) -> None:
+    made = replace(record({"text": "str"}, {"team": "str"}, "2.3.0"), name=name)
+    module = f"exported_{name}"
+    (tmp_path / f"{module}.py").write_text(class_source(made))
+
+    again = read_foreign(f"{module}:{class_name(made)}", folders=[tmp_path])
+
+    assert again == made
 
 
 def test_a_class_is_imported_as_version_one(tmp_path: Path) -> None:
