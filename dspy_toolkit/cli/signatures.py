@@ -156,8 +156,11 @@ def diff(old: Reference, new: Reference, folder: Folder = None, json: Json = Fal
         )
         return
     if difference.changes:
+        hints = any(each.hint for each in difference.changes)
+        columns = ["where", "change", "verdict", "hint"]
         rows = [(each.where, each.what, each.verdict, each.hint) for each in difference.changes]
-        table("", ["where", "change", "verdict", "hint"], rows)
+        shown = len(columns) if hints else columns.index("hint")
+        table("", columns[:shown], [row[:shown] for row in rows])
     out(f"{difference.old} -> {difference.new}: {difference.verdict}")
 
 

@@ -143,6 +143,20 @@ def test_check_of_a_missing_file_is_an_error() -> None:
         run("check", "absent.toml")
 
 
+def test_diff_shows_hints_only_where_there_are_any(folder: Path) -> None:
+    path = folder / "triage" / "1.1.0.toml"
+    path.write_text(V1.replace("1.0.0", "1.1.0").replace("Be quick", "Be kind"))
+    renamed = folder / "triage" / "3.0.0.toml"
+    renamed.write_text(V1.replace("1.0.0", "3.0.0").replace("team", "teams"))
+
+    without = run("diff", "triage@1.0.0", "triage@1.1.0", "-f", folder).stdout
+    hinted = run("diff", "triage@1.0.0", "triage@3.0.0", "-f", folder).stdout
+
+    assert "change" in without
+    assert "hint" not in without
+    assert "hint" in hinted
+
+
 def test_diff_says_what_changed_and_what_it_means(folder: Path) -> None:
     result = run("diff", "triage@1.0.0", "triage@2.0.0", "-f", folder)
     machine = json.loads(run("diff", "triage@1.0.0", "triage@2.0.0", "-f", folder, "--json").stdout)
