@@ -29,11 +29,6 @@ class Chooser:
         """Whether the grammar lets nothing more follow."""
         return self._guide is not None and self._guide.ended
 
-    @property
-    def free(self) -> bool:
-        """Whether the next token depends on the model's scores and on chance alone."""
-        return self._guide is None and not self._processors
-
     def forced(self) -> list[Drawn]:
         """The tokens that must come next, the one that ends the answer among them."""
         if self._guide is None:
@@ -54,9 +49,12 @@ class Chooser:
             logits: (rows, vocab), in the model's number type.
             due: arrays to evaluate along with the tokens.
         """
-        if not all(chooser.free for chooser in choosers):
+        if any(chooser._processors for chooser in choosers):
             rows = [chooser._processed(logits[n : n + 1]) for n, chooser in enumerate(choosers)]
             logits = mx.concatenate(rows, axis=0)
+        if any(chooser._guide is not None for chooser in choosers):
+            allowed = np.stack([chooser._allowed(logits.shape[-1]) for chooser in choosers])
+            logits = mx.where(mx.array(allowed), logits, -mx.inf)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         if all(chooser._sampler is greedy for chooser in choosers):
             tokens = greedy(logprobs)
@@ -77,9 +75,12 @@ class Chooser:
             context = mx.array(self._tokens)
             for processor in self._processors:
                 logits = processor(context, logits)
-        if self._guide is not None:
-            logits = mx.where(mx.array(self._guide.allowed(logits.shape[-1])), logits, -mx.inf)
         return logits
+
+    def _allowed(self, vocabulary: int) -> np.ndarray:
+        if self._guide is None:
+            return np.ones(vocabulary, dtype=bool)
+        return self._guide.allowed(vocabulary)
 
     def _take(self, token: int, scores: np.ndarray | None) -> list[Drawn]:
         self._tokens.append(token)
