@@ -69,6 +69,9 @@ BARS = {"w1": 10.0, "w2": 3.0, "w3": 5.0, "w4": 5.0, "w5": 0.97}
 class Result:
     """Calls a second (W5: tokens a second) of each side, and ours over the server's.
 
+    `tokens` are those of an answer on average, ours and the server's: a real model may end an
+    unheld answer early, which no speed makes up for.
+
     In W5 the opponent is `mlx_lm.generate`, shown as the server is in the others.
     """
 
@@ -78,6 +81,7 @@ class Result:
     server: float
     seeded: float | None
     bar: float
+    tokens: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float:
@@ -165,10 +169,12 @@ class Sides:
         self._concurrent = concurrent
         self.model, self.tokenizer = load(str(folder))[:2]
 
-    def ours(self, requests: list[lm15.Request]) -> float:
+    def ours(self, requests: list[lm15.Request]) -> tuple[float, float]:
+        """Calls a second, and tokens of an answer on average."""
         return self._timed(self._local, requests)
 
-    def server(self, requests: list[lm15.Request]) -> float:
+    def server(self, requests: list[lm15.Request]) -> tuple[float, float]:
+        """The same over HTTP."""
         return self._timed(self._remote, requests)
 
     def seeded(self, requests: list[lm15.Request], cold: bool) -> float:
@@ -218,18 +224,22 @@ class Sides:
         count = sum(1 for _ in steps)
         return ours, count / (time.perf_counter() - began)
 
-    def _timed(self, lm: dspy.LM, requests: list[lm15.Request]) -> float:
+    def _timed(self, lm: dspy.LM, requests: list[lm15.Request]) -> tuple[float, float]:
         named = [replace(request, model=lm.model) for request in requests]
         began = time.perf_counter()
         with ThreadPoolExecutor(self._concurrent) as threads:
-            list(threads.map(lm, named))
-        return len(requests) / (time.perf_counter() - began)
+            answers = list(threads.map(lm, named))
+        seconds = time.perf_counter() - began
+        return len(requests) / seconds, statistics.fmean(a.usage.output_tokens for a in answers)
 
 
-def measure(sides: Sides, work: Workload, calls: int, rounds: int, cold: bool) -> list[float]:
-    """Medians of ours, the server and the seeded generator, in calls a second."""
+def measure(
+    sides: Sides, work: Workload, calls: int, rounds: int, cold: bool
+) -> tuple[list[float], tuple[float, float]]:
+    """Medians of ours, the server and the seeded generator, in calls a second; tokens."""
     room = len(sides.tokenizer.encode(work.answer()))
     figures: list[tuple[float, float, float]] = []
+    tokens = (0.0, 0.0)
     for number in range(rounds):
         seed = 100 + number if cold else 100
         held = work.requests(calls + 2, seed, held=True, max_tokens=4 * room)
@@ -237,8 +247,10 @@ def measure(sides: Sides, work: Workload, calls: int, rounds: int, cold: bool) -
         if not cold:
             sides.ours(held[:1])
             sides.server(free[:1])
-        figures.append((sides.ours(held[2:]), sides.server(free[2:]), sides.seeded(free[2:], cold)))
-    return [statistics.median(each) for each in zip(*figures, strict=True)]
+        ours, server = sides.ours(held[2:]), sides.server(free[2:])
+        figures.append((ours[0], server[0], sides.seeded(free[2:], cold)))
+        tokens = (ours[1], server[1])
+    return [statistics.median(each) for each in zip(*figures, strict=True)], tokens
 
 
 def alone(sides: Sides, rounds: int) -> tuple[float, float]:
@@ -250,7 +262,7 @@ def alone(sides: Sides, rounds: int) -> tuple[float, float]:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    works: dict[str, Callable[[Sides], list[float]]] = {
+    works: dict[str, Callable[[Sides], tuple[list[float], tuple[float, float]]]] = {
         key: lambda sides, work=work, cold=cold: measure(
             sides, work, 32 if cold else arguments.calls, arguments.rounds, cold
         )
@@ -271,7 +283,8 @@ def run(arguments: argparse.Namespace) -> Iterator[Result]:
                         ours, other = alone(sides, arguments.rounds)
                         yield Result(name, key, ours, other, None, BARS[key])
                     else:
-                        yield Result(name, key, *works[key](sides), bar=BARS[key])
+                        rates, tokens = works[key](sides)
+                        yield Result(name, key, *rates, bar=BARS[key], tokens=tokens)
                 sides.engine.close()
 
 
@@ -288,15 +301,16 @@ def main() -> None:
     logging.getLogger("dspy").setLevel(logging.ERROR)
     say = sys.stdout.write
     say(f"{platform.machine()}, {os.cpu_count()} cores, BLAS {BLAS.path or BLAS.note}\n\n")
-    say("| model | workload | ours | server | seeded generator | ours / server | bar |\n")
-    say("|---|---|---|---|---|---|---|\n")
+    say("| model | workload | ours | server | seeded generator | ours / server | bar | tokens |\n")
+    say("|---|---|---|---|---|---|---|---|\n")
     results = []
     for result in run(arguments):
         results.append(asdict(result) | {"ratio": result.ratio})
+        tokens = "" if result.tokens is None else "{:.0f}, {:.0f}".format(*result.tokens)
         seeded = "" if result.seeded is None else f"{result.seeded:.2f}"
         say(
             f"| {result.model} | {result.workload} | {result.ours:.2f} | {result.server:.2f} "
-            f"| {seeded} | {result.ratio:.2f} | {result.bar:g} |\n"
+            f"| {seeded} | {result.ratio:.2f} | {result.bar:g} | {tokens} |\n"
         )
         sys.stdout.flush()
     if arguments.json:
