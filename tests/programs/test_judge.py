@@ -52,11 +52,11 @@ def test_the_judges_steps_are_not_the_programs() -> None:
 
 
 def engine_threads() -> int:
-    return sum(thread.name == "dspy-tk engine tiny" for thread in threading.enumerate())
+    return sum(thread.name == "dspy-tk engine judge" for thread in threading.enumerate())
 
 
 def test_a_judge_gives_its_own_model_back_and_opens_it_again(tmp_path: Path) -> None:
-    model = str(write_model(tmp_path / "tiny"))
+    model = str(write_model(tmp_path / "judge"))
     metric = named_metric("judge", ["answer"], {"model": model})
     counts = []
     for _ in range(2):
