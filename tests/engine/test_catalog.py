@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, describe_model, list_models, open_engine, pull_model
 from dspy_toolkit.engine.catalog import RECOMMENDED
-from dspy_toolkit.errors import EngineError, NotFound
+from dspy_toolkit.errors import EngineError, InvalidInput, NotFound
 from tests.engine.tiny import write_model
 
 
@@ -89,7 +89,9 @@ def test_without_a_cache_the_list_still_recommends(offline: Path) -> None:
 
 
 def test_pulling_without_a_network_says_what_to_do(offline: Path) -> None:
-    with pytest.raises(EngineError, match=r"cannot be downloaded .*check the network") as failure:
+    with pytest.raises(
+        EngineError, match=r"cannot be downloaded: HF_HUB_OFFLINE is set"
+    ) as failure:
         pull_model("nobody/nothing")
 
     assert "\n" not in str(failure.value)
@@ -101,6 +103,6 @@ def test_pulling_what_is_here_gives_its_folder(offline: Path, model_folder: Path
     assert (pull_model("tiny-lab/tiny") / "config.json").is_file()
 
 
-def test_pulling_no_id_at_all_is_not_found(offline: Path) -> None:
-    with pytest.raises(NotFound, match="the Hugging Face hub has no model"):
+def test_pulling_no_id_at_all_is_refused_with_an_example(offline: Path) -> None:
+    with pytest.raises(InvalidInput, match="is no hub id; write owner/name"):
         pull_model("not an id")
