@@ -89,9 +89,7 @@ def test_without_a_cache_the_list_still_recommends(offline: Path) -> None:
 
 
 def test_pulling_without_a_network_says_what_to_do(offline: Path) -> None:
-    with pytest.raises(
-        EngineError, match="cannot be downloaded: HF_HUB"
-    ) as failure:
+    with pytest.raises(EngineError, match="cannot be downloaded: HF_HUB") as failure:
         pull_model("nobody/nothing")
 
     assert "\n" not in str(failure.value)
