@@ -18,6 +18,7 @@ from typing import Any
 
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.errors import EngineError
 from dspy_toolkit.programs.lm import local_lm
 from dspy_toolkit.programs.task import load_task
 
@@ -36,9 +37,12 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         settings = load_settings({"home": home})
-        reports = [
-            compiled(name, asked.model, asked.seed, settings) for name in asked.only or EXAMPLES
-        ]
+        reports = []
+        for name in asked.only or EXAMPLES:
+            try:
+                reports.append(compiled(name, asked.model, asked.seed, settings))
+            except EngineError as error:
+                sys.stderr.write(f"{name} does not run on {asked.model}: {error}\n")
     sys.stdout.write(json.dumps(reports, indent=2) if asked.json else as_table(reports))
     sys.stdout.write("\n")
 

@@ -80,8 +80,7 @@ def prepare(recipe: Recipe, tokenizer: Any, can_mask: bool) -> PreparedData:
         source: Source = GeneratedSource(recipe.data.generator, recipe, make.rows)
     else:
         train = make.training_rows(facts)
-        size, workers = recipe.training.batch_size, recipe.training.workers or 1
-        source = RowSource(train, size, recipe.seed, make.masks, workers)
+        source = RowSource(train, recipe.training.batch_size, recipe.seed, make.masks)
         rows = len(train)
     return PreparedData(
         source=source,
@@ -120,8 +119,7 @@ class GeneratedSource:
         rows = self._rows(examples)
         if not rows:
             raise InvalidInput(f"{place}: made no example that fits a row; return some")
-        workers = self._recipe.training.workers or 1
-        return rows_batch(rows, document_mask(self._recipe.data), workers)
+        return rows_batch(rows, document_mask(self._recipe.data))
 
 
 def document_mask(data: DataRecipe) -> bool:
@@ -176,7 +174,7 @@ class _Preparation:
             "examples": len(fitted.examples),
             "rows": len(rows),
             "tokens": sum(len(row.tokens) for row in rows),
-            "answer_tokens": int(sum((row.goals > 0).sum() for row in rows)),
+            "answer_tokens": int(sum(row.goals.sum() for row in rows)),
             "truncated": fitted.truncated,
             "skipped": fitted.skipped,
         }

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.engine.device import choose_device
 from dspy_toolkit.engine.digest import model_digest
 from dspy_toolkit.engine.source import download, find_source
 from dspy_toolkit.events import CheckpointDamaged, Event, RunResumed, emit, subscribed
 from dspy_toolkit.training.backbone import abilities
 from dspy_toolkit.training.checkpoints import Checkpoint, Checkpoints
-from dspy_toolkit.training.cores import one_blas_thread, usable_cores
 from dspy_toolkit.training.data import data_digests, prepare
-from dspy_toolkit.training.gradients import ManyThreads, OneThread
 from dspy_toolkit.training.language_loss import answer_loss, plain_loss
 from dspy_toolkit.training.models import frozen_model, start_model
 from dspy_toolkit.training.optimizers import learning_rate, make_optimizer
@@ -40,24 +35,6 @@ def dependencies(recipe: Recipe, settings: Settings) -> dict[str, str]:
             folder = find_source(reference, fetch=download).folder
             digests[f"model {reference}"] = model_digest(folder, None, settings.home)
     return digests
-
-
-def settled(recipe: Recipe) -> Recipe:
-    """The recipe with what depends on the machine decided, so that a resumed run repeats it.
-
-    Raises:
-        InvalidRecipe: more than one worker is asked for on a GPU.
-    """
-    device, training = choose_device(recipe.model.device, recipe.model.dtype), recipe.training
-    if device.name != "cpu" and (training.workers or 1) > 1:
-        raise InvalidRecipe(
-            f"[training] workers are threads of a CPU, but the run is on {device.name}; "
-            "remove workers, or set device = 'cpu' in [model]"
-        )
-    count = 1 if device.name != "cpu" else min(usable_cores(), training.batch_size)
-    return dataclasses.replace(
-        recipe, training=dataclasses.replace(training, workers=training.workers or count)
-    )
 
 
 class Session:
@@ -86,8 +63,7 @@ class Session:
                 damaged.append(event.reason)
 
         kept = self._recipe.checkpoint
-        alone = (self._recipe.training.workers or 1) > 1
-        with mx.stream(self._stream), one_blas_thread() if alone else nullcontext():
+        with mx.stream(self._stream):
             with subscribed(note):
                 checkpoints = Checkpoints(run.run, run.checkpoints, kept.keep_last, kept.keep_best)
             trainer = self._trainer(run.run, checkpoints)
@@ -144,7 +120,6 @@ class Session:
     def _trainer(self, run: str, checkpoints: Checkpoints) -> Trainer:
         recipe, training = self._recipe, self._recipe.training
         optimizer = make_optimizer(recipe.optimizer)
-        on_gpu, workers = self._start.device.name != "cpu", training.workers or 1
         return Trainer(
             plan=Plan(
                 run=run,
@@ -160,11 +135,9 @@ class Session:
             stepper=Stepper(
                 self._start.model,
                 optimizer,
-                OneThread(self._start.model, self._loss, compiled=on_gpu)
-                if workers == 1
-                else ManyThreads(self._start.model, self._loss, workers),
+                self._loss,
                 training.clip_norm,
-                compiled=on_gpu,
+                compiled=self._start.device.name != "cpu",
             ),
             optimizer=optimizer,
             source=self._data.source,
