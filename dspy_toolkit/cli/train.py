@@ -16,7 +16,7 @@ from dspy_toolkit.events import subscribed
 
 def train_command(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="A recipe; see docs/training.md.")
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe, as TOML.")
     ] = None,
     resume: Annotated[
         str | None,
