@@ -15,6 +15,7 @@ from dspy_toolkit.cli import models, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
+from dspy_toolkit.cli.finetune import finetune_command
 from dspy_toolkit.cli.init import init_command
 from dspy_toolkit.cli.output import out, say
 from dspy_toolkit.cli.run import run_command
@@ -39,6 +40,7 @@ app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)
 app.command("init")(init_command)
 app.command("train")(train_command)
+app.command("finetune")(finetune_command)
 app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
