@@ -16,8 +16,9 @@ from dspy_toolkit.engine.output import Piece, Score
 Request: TypeAlias = lm15.Request
 Response: TypeAlias = lm15.Response
 
-# What `Config.extensions` of an explicit request may hold, beyond lm15's own fields.
-EXTENSIONS = ("min_p", "repetition_penalty", "repetition_context", "template")
+# What `Config.extensions` of an explicit request may hold, beyond lm15's own fields. `raw` has
+# the text go to the model as it is, without the chat template.
+EXTENSIONS = ("min_p", "repetition_penalty", "repetition_context", "template", "raw")
 SUPPORTED_PARAMS = (
     "temperature",
     "max_tokens",

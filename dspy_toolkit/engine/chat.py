@@ -96,9 +96,9 @@ class Chat:
             f"the model's chat template refuses this conversation: {refusal}"
         ) from refusal
 
-    def encode(self, prompt: str) -> list[int]:
-        """Tokenize a rendered prompt. A template writes its own beginning-of-text token."""
-        special = not self._tokenizer.has_chat_template
+    def encode(self, prompt: str, raw: bool = False) -> list[int]:
+        """Tokenize a rendered prompt, which has its own beginning-of-text token, or a raw text."""
+        special = raw or not self._tokenizer.has_chat_template
         with self._lock:
             return list(self._tokenizer.encode(prompt, add_special_tokens=special))
 

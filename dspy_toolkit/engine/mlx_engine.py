@@ -11,6 +11,7 @@ from typing import Any
 
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
+from dspy_toolkit.engine.embedding import NoHiddenStates
 from dspy_toolkit.engine.grammar import Grammar, GrammarBroken
 from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
 from dspy_toolkit.engine.output import OutputReader
@@ -21,7 +22,7 @@ from dspy_toolkit.engine.sequence import Message, Sequence
 from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.start import Facts
 from dspy_toolkit.engine.stats import Counts
-from dspy_toolkit.engine.worker import Worker
+from dspy_toolkit.engine.worker import EngineStopped, Worker
 from dspy_toolkit.errors import IntegrityError
 
 
@@ -112,6 +113,27 @@ class MlxEngine:
         finally:
             call.leave()
 
+    def embed(self, text: str) -> tuple[list[float], int]:
+        """A text as a vector of length 1, and its tokens; see `mean_hidden`. May take a while.
+
+        Raises:
+            lm15 errors: the text is empty or too long, or the engine failed.
+        """
+        tokens = self._chat.encode(text, raw=True)
+        if not tokens:
+            raise bridge.invalid("the text to embed is empty; give some text")
+        limits = [n for n in (self.facts.context, self._options.context) if n is not None]
+        if limits and len(tokens) > min(limits):
+            raise bridge.too_long(len(tokens), min(limits))
+        if self._lease.released:
+            raise bridge.closed()
+        try:
+            return self._worker.ask(lambda batch: batch.embed(tokens)).result(), len(tokens)
+        except NoHiddenStates as error:
+            raise bridge.unsupported("embeddings", f"embeddings with this model: {error}") from None
+        except EngineStopped as error:
+            raise bridge.server_error(str(error)) from None
+
     def close(self) -> None:
         """Give the model back. Later calls fail; so do those in flight if nobody shares it."""
         self._forgotten.detach()
@@ -172,11 +194,16 @@ class MlxEngine:
             raise bridge.invalid(f"extension template must be a mapping, got {variables!r}")
         if ask.thinking is not None:
             variables = {"enable_thinking": ask.thinking, **variables}
+        raw = bool(ask.extensions.get("raw"))
         try:
-            text = self._chat.render(ask.turns, ask.tools, variables)
+            text = (
+                "".join(turn["content"] for turn in ask.turns)
+                if raw
+                else self._chat.render(ask.turns, ask.tools, variables)
+            )
         except PromptRefused as error:
             raise bridge.invalid(one_line(error)) from None
-        prompt = self._chat.encode(text)
+        prompt = self._chat.encode(text, raw)
         limits = [n for n in (self.facts.context, self._options.context) if n is not None]
         context = min(limits, default=None)
         if not prompt:
@@ -264,6 +291,10 @@ class AsyncMlxEngine:
                     yield event
         finally:
             call.leave()
+
+    async def embed(self, text: str) -> tuple[list[float], int]:
+        """See `MlxEngine.embed`."""
+        return await asyncio.to_thread(self._engine.embed, text)
 
     async def aclose(self) -> None:
         """Close the engine; see `MlxEngine.close`."""

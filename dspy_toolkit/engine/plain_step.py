@@ -13,6 +13,7 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 
 from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.output import Score
 from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
@@ -73,6 +74,11 @@ class PlainStepper:
             for response in responses
             if (row := self._rows.get(response.uid)) is not None
         ]
+
+    def embed(self, tokens: list[int]) -> list[float]:
+        """A text's tokens as a vector; see `mean_hidden`."""
+        with mx.stream(self._stream):
+            return mean_hidden(self._model, tokens)
 
     def reset(self) -> None:
         """Drop every row and start anew, after a step that failed."""

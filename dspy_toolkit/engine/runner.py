@@ -47,7 +47,7 @@ class Runner:
         odd = {type(cache).__name__ for cache in caches if type(cache) is not KVCache}
         if odd:
             raise Unshareable(f"its memory ({', '.join(sorted(odd))}) cannot be cut at any token")
-        self._model = model
+        self.model = model
         self._layers = len(caches)
         self._last = _wrapped_norm(model)
         self.slots = Slots(self._layers)
@@ -72,7 +72,7 @@ class Runner:
         places = None if inputs.shape[1] == 1 else mx.array([count - 1 for count in counts])
         if self._last is not None:
             self._last._places = places
-        logits: mx.array = self._model(inputs, cache=self.slots.layers)
+        logits: mx.array = self.model(inputs, cache=self.slots.layers)
         if self._last is None and places is not None:
             logits = mx.take_along_axis(logits, places[:, None, None], axis=1)
         for slot, count in zip(slots, counts, strict=True):

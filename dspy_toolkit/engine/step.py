@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from dspy_toolkit.engine.choice import Chooser
 from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
 from dspy_toolkit.engine.prefix_tree import PrefixTree
@@ -109,6 +110,11 @@ class Stepper:
             for group in plan([len(row.tokens) - row.done for row in running], self._limits):
                 drawn += self._advance(running, group)
         return drawn
+
+    def embed(self, tokens: list[int]) -> list[float]:
+        """A text's tokens as a vector; see `mean_hidden`."""
+        with mx.stream(self._stream):
+            return mean_hidden(self._runner.model, tokens)
 
     def reset(self) -> None:
         """Drop every row and every stored prefix, after a step that failed."""

@@ -10,9 +10,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
 from dspy_toolkit.engine.stats import Counts
@@ -37,6 +38,8 @@ class Rows(Protocol):
 
     def step(self) -> list[tuple[Sequence, Drawn]]: ...
 
+    def embed(self, tokens: list[int]) -> list[float]: ...
+
     def reset(self) -> None: ...
 
     def close(self) -> None: ...
@@ -47,7 +50,26 @@ class EngineStopped(RuntimeError):
 
 
 Facts = TypeVar("Facts")
-Inbox = SimpleQueue[Sequence | Callable[[], None] | None]
+
+
+class Question:
+    """Something to do with the batch between two steps, and who waits for what it gives."""
+
+    def __init__(self, ask: Callable[[Rows], Any]) -> None:
+        self._ask = ask
+        self.answer: Future[Any] = Future()
+
+    def put(self, batch: Rows) -> None:
+        """Ask, unless nobody waits any more."""
+        if not self.answer.set_running_or_notify_cancel():
+            return
+        try:
+            self.answer.set_result(self._ask(batch))
+        except Exception as error:  # noqa: BLE001 - raised again on the thread that waits
+            self.answer.set_exception(error)
+
+
+Inbox = SimpleQueue[Sequence | Question | Callable[[], None] | None]
 
 
 class Worker(Generic[Facts]):
@@ -101,12 +123,7 @@ class Worker(Generic[Facts]):
         Raises:
             EngineStopped: the thread has ended, or lives in another process.
         """
-        if self._process != os.getpid():
-            raise EngineStopped("the engine was opened in another process; open it again here")
-        with self._lock:
-            if self._reason is not None:
-                raise EngineStopped(self._reason)
-            self._inbox.put(sequence)
+        self._put(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Free a sequence's row. Its sink may still be called."""
@@ -121,6 +138,16 @@ class Worker(Generic[Facts]):
         """
         self._inbox.put(task)
 
+    def ask(self, question: Callable[[Rows], Any]) -> Future[Any]:
+        """Have the thread do something with its batch between two steps.
+
+        Raises:
+            EngineStopped: as `submit`.
+        """
+        asked = Question(question)
+        self._put(asked)
+        return asked.answer
+
     def close(self) -> None:
         """End the thread and wait for it. Calls in flight fail."""
         with self._lock:
@@ -128,6 +155,14 @@ class Worker(Generic[Facts]):
         self._inbox.put(None)
         if self._process == os.getpid() and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _put(self, item: Sequence | Question) -> None:
+        if self._process != os.getpid():
+            raise EngineStopped("the engine was opened in another process; open it again here")
+        with self._lock:
+            if self._reason is not None:
+                raise EngineStopped(self._reason)
+            self._inbox.put(item)
 
     def _run(
         self,
@@ -157,8 +192,11 @@ class Worker(Generic[Facts]):
             reason = self._reason = self._reason or "the engine is closed"
         stopped = EngineStopped(reason)
         stopped.__cause__ = cause
-        for sequence in serving.left():
-            sequence.fail(stopped)
+        for item in serving.left():
+            if isinstance(item, Question):
+                item.answer.set_exception(stopped)
+            else:
+                item.fail(stopped)
         if cause is not None:
             emit(EngineDied(self._name, reason))
         serving.close()
@@ -196,13 +234,15 @@ class _Serving:
             for sequence, token in drawn:
                 self._accept(sequence, token)
 
-    def left(self) -> list[Sequence]:
-        """Every sequence that still has no answer."""
-        left = [*self._batch.rows, *self._suspects, *self._waiting]
+    def left(self) -> list[Sequence | Question]:
+        """Every sequence and question that still has no answer."""
+        left: list[Sequence | Question] = [*self._batch.rows, *self._suspects, *self._waiting]
         while not self._inbox.empty():
             item = self._inbox.get()
-            if isinstance(item, Sequence) and not item.cancelled:
-                left.append(item)
+            if isinstance(item, Sequence):
+                left += [] if item.cancelled else [item]
+            elif isinstance(item, Question):
+                left += [item] if item.answer.set_running_or_notify_cancel() else []
         return left
 
     def close(self) -> None:
@@ -216,7 +256,9 @@ class _Serving:
             wait = False
             if item is None:
                 return False
-            if not isinstance(item, Sequence):
+            if isinstance(item, Question):
+                item.put(self._batch)
+            elif not isinstance(item, Sequence):
                 item()
             elif item.cancelled:
                 self._drop(item)

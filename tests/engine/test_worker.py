@@ -62,6 +62,9 @@ class Echo:
             raise SystemExit("the machine is on fire")
         return [(row, Drawn(self._next(row))) for row in list(self.rows)]
 
+    def embed(self, tokens: list[int]) -> list[float]:
+        return [float(token) for token in tokens]
+
     def reset(self) -> None:
         self.rows = []
 
@@ -223,3 +226,19 @@ def test_another_process_is_told_to_open_its_own() -> None:
 
     worker._process = os.getpid()
     worker.close()
+
+
+def test_a_question_is_answered_on_the_thread_and_fails_alone() -> None:
+    rows = Echo()
+    worker = start(rows)
+    names = worker.ask(lambda batch: threading.current_thread().name)
+    broken = worker.ask(lambda batch: 1 / 0)
+    vector = worker.ask(lambda batch: batch.embed([1, 2]))
+
+    assert names.result(PATIENCE_S) == "dspy-tk engine echo"
+    with pytest.raises(ZeroDivisionError):
+        broken.result(PATIENCE_S)
+    assert vector.result(PATIENCE_S) == [1.0, 2.0]
+    worker.close()
+    with pytest.raises(EngineStopped):
+        worker.ask(lambda batch: None)
