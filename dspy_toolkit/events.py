@@ -55,6 +55,75 @@ class GenerationFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RequestFinished(Event):
+    """A served program, or a model served under a name, was asked, and answered or failed.
+
+    `version` is the program's, empty where it has none. `error` is the kind of failure, and
+    `first_token_s` is known where the answer was streamed.
+    """
+
+    program: str
+    version: str
+    seconds: float
+    error: str | None = None
+    first_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSampled(Event):
+    """How an engine stands, looked up now and then; the counts run since its model was loaded.
+
+    `running` calls wait or decode. `read` and `reused` are tokens of prompts, `decoded` and
+    `forced` of answers; `rows_run` rows took part in `runs` of the model. `memory_bytes` is what
+    its process holds, in main memory or on the device, whichever is more; 0 is an unknown limit.
+    """
+
+    model: str
+    running: int
+    read: int
+    reused: int
+    decoded: int
+    forced: int
+    runs: int
+    rows_run: int
+    memory_bytes: int
+    memory_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSampled(Event):
+    """How a guarded engine stands: calls running and in line, and its circuit, "" for none."""
+
+    engine: str
+    running: int
+    queued: int
+    breaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStarted(Event):
+    """A supervised engine's process has its model loaded and takes calls."""
+
+    engine: str
+    process: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnded(Event):
+    """A supervised engine's process is gone and will be replaced.
+
+    `reason` is "crashed", "stopped", "no_heartbeat", "first_token", "between_tokens", "memory"
+    or "not_loaded". Of the calls in flight, `replayed` are made again and `failed` are not.
+    """
+
+    engine: str
+    reason: str
+    replayed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineDied(Event):
     """An engine's thread ended by an error; every call of it fails from now on."""
 

@@ -66,6 +66,17 @@ def limit_memory(device: Device) -> None:
         mx.set_memory_limit(device.memory_bytes)
 
 
+def memory_held(name: str) -> tuple[int, int]:
+    """Bytes that this process holds on a device or in main memory, whichever is more, and may.
+
+    Args:
+        name: of a `Device`. May be asked from any thread.
+    """
+    resident = int(psutil.Process().memory_info().rss)
+    most = int(psutil.virtual_memory().total) if name == "cpu" else _gpu_memory()
+    return max(resident, int(mx.get_active_memory() + mx.get_cache_memory())), most
+
+
 def _gpu() -> str | None:
     if mx.metal.is_available():
         return "metal"

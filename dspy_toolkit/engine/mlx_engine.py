@@ -24,6 +24,7 @@ from dspy_toolkit.engine.start import Facts
 from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.engine.worker import EngineStopped, Worker
 from dspy_toolkit.errors import IntegrityError
+from dspy_toolkit.events import EngineSampled
 
 
 class MlxEngine:
@@ -81,6 +82,27 @@ class MlxEngine:
     def stats(self) -> Counts:
         """What this model has done in this process so far."""
         return self._worker.counts
+
+    def samples(self) -> list[EngineSampled]:
+        """How the model stands now, as events for metrics and watchdogs."""
+        from dspy_toolkit.engine.device import memory_held
+
+        held, most = memory_held(self.facts.device)
+        counts = self.stats()
+        return [
+            EngineSampled(
+                model=self.model_string,
+                running=self.running,
+                read=counts.read,
+                reused=counts.reused,
+                decoded=counts.decoded,
+                forced=counts.forced,
+                runs=counts.runs,
+                rows_run=counts.rows_run,
+                memory_bytes=held,
+                memory_limit_bytes=most,
+            )
+        ]
 
     @property
     def async_twin(self) -> AsyncMlxEngine:

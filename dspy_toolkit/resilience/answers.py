@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 from dspy_toolkit.contract import (
@@ -22,6 +22,9 @@ from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.resilience.breaker import Time
 from dspy_toolkit.resilience.clock import SystemClock
 from dspy_toolkit.store.files import sha256_json
+
+# What an answer's `provider_data` says where no model was asked for it.
+READY = {"generated": False}
 
 
 class NothingRemembered(ServerError, EngineError):  # type: ignore[misc]  # DSPy ships no types
@@ -99,6 +102,7 @@ class FixedAnswer(ReadyEngine):
             message=Message.assistant(text),
             finish_reason="stop",
             usage=Usage(),
+            provider_data=READY,
         )
 
     def dump_state(self) -> dict[str, Any]:
@@ -160,12 +164,13 @@ class AnswerMemory(ReadyEngine):
         """
         key = _prompt(request)
         with self._lock:
-            kept_at, response = self._answers.get(key, (None, None))
-            if kept_at is None or self._time.now() - kept_at > self._keep_s:
+            found = self._answers.get(key)
+            if found is None or self._time.now() - found[0] > self._keep_s:
                 self._answers.pop(key, None)
                 raise NothingRemembered("no answer to the same prompt is remembered")
             self._answers.move_to_end(key)
-        return response
+            response = found[1]
+        return replace(response, provider_data={**(response.provider_data or {}), **READY})
 
     def dump_state(self) -> dict[str, Any]:
         """Its size and age limit; answers are not saved."""

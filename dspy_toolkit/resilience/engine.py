@@ -12,6 +12,7 @@ import pybreaker
 
 from dspy_toolkit.contract import AsyncEngine, Engine, Request, Response, StreamEvent
 from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.events import Event, GuardSampled
 from dspy_toolkit.resilience.breaker import Breaker
 from dspy_toolkit.resilience.chain import ANSWERED_BY, Chain
 from dspy_toolkit.resilience.clock import Clock, SystemClock
@@ -86,6 +87,25 @@ class ResilientEngine:
     def breakers(self) -> dict[str, Breaker]:
         """The breakers by engine, to look at, open and close by hand."""
         return {name: guard.breaker for name, guard in self._guards.items() if guard.breaker}
+
+    @property
+    def alive(self) -> bool:
+        """Whether a call made now would reach an engine of the chain."""
+        return any(
+            not (guard.breaker and guard.breaker.view().tried_again_in_s)
+            and getattr(self._engines[name], "alive", True)
+            for name, guard in self._guards.items()
+        )
+
+    def samples(self) -> list[Event]:
+        """How its guards and engines stand now, as events for metrics."""
+        found: list[Event] = []
+        for name, guard in self._guards.items():
+            state = guard.breaker.view().state if guard.breaker else ""
+            found.append(GuardSampled(name, guard.gate.running, guard.gate.queued, state))
+            inner = getattr(self._engines[name], "samples", None)
+            found += inner() if inner else ()
+        return found
 
     def complete(self, request: Request) -> Response:
         """Answer a request.

@@ -34,6 +34,7 @@ ALLOWED_ROOTS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("store",),
     "pybreaker": ("resilience",),
     "tenacity": ("resilience",),
+    "prometheus_client": ("monitoring",),
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

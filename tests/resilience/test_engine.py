@@ -34,6 +34,7 @@ from dspy_toolkit.events import (
     CallTimedOut,
     Event,
     FallbackUsed,
+    GuardSampled,
 )
 from dspy_toolkit.resilience import (
     BreakerPolicy,
@@ -475,7 +476,7 @@ def test_before_its_first_token_a_stream_changes_engines(bench: MakeBench, way: 
 
     assert [event.type for event in heard] == ["start", "delta", "end"]
     assert text_of(heard) == "answer of spare"
-    assert heard[-1].provider_data == {"answered_by": "spare"}
+    assert heard[-1].provider_data["answered_by"] == "spare"
     assert made.calls() == {"local": 3, "spare": 1}
 
 
@@ -653,3 +654,17 @@ def test_closing_closes_every_engine_even_if_one_fails(clock: ManualClock) -> No
     with pytest.raises(OSError, match="stuck"):
         engine.close()
     assert sorted(closed) == ["a", "b"]
+
+
+def test_it_tells_how_its_guards_stand_and_whether_anyone_would_answer(
+    bench: MakeBench,
+) -> None:
+    alone = bench(local=EnginePolicy(breaker=BreakerPolicy(open_s=30.0))).build()
+
+    assert alone.samples() == [GuardSampled("local", 0, 0, "closed")]
+    assert alone.alive
+
+    alone.breakers["local"].open()
+
+    assert alone.samples() == [GuardSampled("local", 0, 0, "open")]
+    assert not alone.alive
