@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -59,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--answers", type=float, default=1.0, help="share of tokens with a loss")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of either side")
     parser.add_argument("--side", choices=("mlx", "torch", "profile"), help=argparse.SUPPRESS)
     parser.add_argument("--start", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -69,11 +68,7 @@ def run_side(options: argparse.Namespace, side: str, python: str) -> dict[str, A
     given = {key: value for key, value in vars(options).items() if key not in ("torch", "profile")}
     given["side"] = side
     arguments = [f"--{key}={value}" for key, value in given.items() if value is not None]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"))
-    environment = {**os.environ, **dict.fromkeys(threads, str(options.threads))}
-    ran = subprocess.run(
-        [python, __file__, *arguments], env=environment, stdout=subprocess.PIPE, check=True
-    )
+    ran = subprocess.run([python, __file__, *arguments], stdout=subprocess.PIPE, check=True)
     return dict(json.loads(ran.stdout.splitlines()[-1]))
 
 
@@ -110,10 +105,14 @@ def mlx_side(options: argparse.Namespace) -> dict[str, Any]:
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
+    from dspy_toolkit.training.attention import in_blocks
     from dspy_toolkit.training.backbone import Abilities
-    from dspy_toolkit.training.batches import Batch
+    from dspy_toolkit.training.batches import rows_batch
+    from dspy_toolkit.training.cores import one_blas_thread
+    from dspy_toolkit.training.gradients import gradient_maker
     from dspy_toolkit.training.language_loss import answer_loss
     from dspy_toolkit.training.optimizers import make_optimizer
+    from dspy_toolkit.training.packing import Row
     from dspy_toolkit.training.recipe import LossRecipe, OptimizerRecipe
     from dspy_toolkit.training.stepping import Stepper
 
@@ -126,20 +125,19 @@ def mlx_side(options: argparse.Namespace) -> dict[str, Any]:
         )
     model.load_weights([(name, mx.array(each)) for name, each in np.load(options.start).items()])
     tokens, places = draws(options)
-    batch = Batch(
-        arrays={
-            "tokens": mx.array(tokens[:, :-1]),
-            "places": mx.array(places),
-            "targets": mx.array(tokens[:, 1:].reshape(-1)[places]),
-            "weights": mx.ones(len(places)),
-        },
-        tokens=tokens.size,
-        places=(),
-    )
+    goals = np.zeros((options.rows, options.length + 1), np.float32)
+    goals[places // options.length, places % options.length + 1] = 1
+    rows = [
+        Row(each, goal, np.ones_like(each), ()) for each, goal in zip(tokens, goals, strict=True)
+    ]
+    batch = rows_batch(rows, False, options.threads)
     recipe = OptimizerRecipe(name="adamw", learning_rate=RATE, weight_decay=0.01)
     loss = answer_loss(LossRecipe(), Abilities(splits=True, masks=True))
-    stepper = Stepper(model, make_optimizer(recipe), loss, 1.0, compiled=False)
-    result = timed(options, lambda: stepper.step([batch], RATE).loss)
+    makes = gradient_maker(model, loss, options.threads, compiled=False)
+    stepper = Stepper(model, make_optimizer(recipe), makes, 1.0, compiled=False)
+    with in_blocks(model), one_blas_thread():
+        result = timed(options, lambda: stepper.step([batch], RATE).loss)
+    stepper.close()
     parameters = sum(each.size for _, each in tree_flatten(model.parameters()))
     return {**result, "blas": str(report.path), "parameters": parameters}
 
@@ -231,6 +229,8 @@ def mlx_profile(options: argparse.Namespace) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
+    from dspy_toolkit.training.cores import one_blas_thread
+
     mx.set_default_device(mx.cpu)
     tokens, width, inner = options.rows * options.length, options.width, options.inner
     size = width // options.heads
@@ -265,10 +265,11 @@ def mlx_profile(options: argparse.Namespace) -> dict[str, Any]:
         "norms": (2 * layers + 1, both(lambda a: mx.fast.rms_norm(a, None, 1e-5), x)),
     }
     mx.eval(x, gate, square, wide, table, logits, heads, scores)
-    return {
-        name: times * min(_seconds(part, mx.eval) for _ in range(options.steps))
-        for name, (times, part) in parts.items()
-    }
+    with one_blas_thread():
+        return {
+            name: times * min(_seconds(part, mx.eval) for _ in range(options.steps))
+            for name, (times, part) in parts.items()
+        }
 
 
 def _seconds(part: Callable[[], Any], evaluate: Callable[..., None]) -> float:

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dspy_toolkit.training.examples import Chat, Completion, Example, Turn
+from dspy_toolkit.training.examples import (
+    Chat,
+    Completion,
+    Example,
+    Piece,
+    Pieces,
+    Turn,
+)
 from dspy_toolkit.training.order import generator
 from dspy_toolkit.training.recipe import AugmentRecipe
 from dspy_toolkit.training.text_changes import (
@@ -93,6 +100,13 @@ def _changed(example: Example, change: Augmenter, rng: np.random.Generator) -> E
     if isinstance(example, Completion):
         keep = words_of([example.completion])
         return replace(example, prompt=change(example.prompt, rng, keep))
+    if isinstance(example, Pieces):
+        keep = words_of(piece.text for piece in example.pieces if piece.weight)
+        pieces = tuple(
+            piece if piece.weight else Piece(change(piece.text, rng, keep), 0.0)
+            for piece in example.pieces
+        )
+        return Pieces(pieces, example.place)
     keep = words_of(turn.content for turn in example.turns if turn.role == "assistant")
     turns = tuple(
         Turn(turn.role, change(turn.content, rng, keep)) if turn.role == "user" else turn

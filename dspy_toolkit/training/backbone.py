@@ -33,7 +33,7 @@ class OwnMask:
 
     def __init__(self, documents: mx.array, causal: bool = True) -> None:
         self._documents = documents
-        self._causal = causal
+        self.causal = causal
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
@@ -41,7 +41,7 @@ class OwnMask:
         """(rows, 1, length, length) bool, true where a query sees a key."""
         seen = self._documents[:, None, :, None] == self._documents[:, None, None, :]
         place = mx.arange(length)
-        if self._causal:
+        if self.causal:
             seen = seen & (place[:, None] >= place)
         if window_size is not None:
             seen = seen & (mx.abs(place[:, None] - place) < window_size)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from dspy_toolkit.training.order import batch_rows
 from dspy_toolkit.training.packing import Row
+
+Item = TypeVar("Item")
 
 # Lengths are rounded up, so that few shapes are compiled and products stay aligned.
 _LENGTH_UNIT = 32
@@ -22,12 +24,12 @@ class Batch:
     """Input of a loss.
 
     Attributes:
-        arrays: by name; what they mean is between source and loss.
+        parts: arrays by name, for one thread each; what they mean is between source and loss.
         tokens: how many the model reads, padding left out.
         places: where the examples were read.
     """
 
-    arrays: Mapping[str, mx.array]
+    parts: tuple[Mapping[str, mx.array], ...]
     tokens: int
     places: tuple[str, ...]
 
@@ -39,17 +41,29 @@ class Source(Protocol):
 
 
 class RowSource:
-    """Batches of rows in an order that is a function of seed and number."""
+    """Batches of rows in an order that is a function of seed and number.
 
-    def __init__(self, rows: Sequence[Row], size: int, seed: int, document_mask: bool) -> None:
+    Args:
+        rows: at least one.
+        size: rows of a batch.
+        seed: of the order.
+        document_mask: whether tokens see those of their own example only.
+        workers: parts that a batch is cut into.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], size: int, seed: int, document_mask: bool, workers: int = 1
+    ) -> None:
         self._rows = rows
         self._size = size
         self._seed = seed
         self._document_mask = document_mask
+        self._workers = workers
 
     def batch(self, index: int) -> Batch:
         chosen = batch_rows(self._seed, index, self._size, len(self._rows))
-        return rows_batch([self._rows[i] for i in chosen], self._document_mask)
+        rows = [self._rows[i] for i in chosen]
+        return rows_batch(rows, self._document_mask, self._workers)
 
 
 def in_turn(rows: Sequence[Row], size: int, document_mask: bool) -> Iterator[Batch]:
@@ -58,7 +72,35 @@ def in_turn(rows: Sequence[Row], size: int, document_mask: bool) -> Iterator[Bat
         yield rows_batch(rows[start : start + size], document_mask)
 
 
-def rows_batch(rows: Sequence[Row], document_mask: bool) -> Batch:
+def rows_batch(rows: Sequence[Row], document_mask: bool, workers: int = 1) -> Batch:
+    """A batch of some rows, cut into parts of about as many tokens each."""
+    return Batch(
+        parts=tuple(
+            rows_arrays(part, document_mask)
+            for part in shared_out(rows, lambda row: len(row.tokens), workers)
+        ),
+        tokens=sum(len(row.tokens) for row in rows),
+        places=tuple(place for row in rows for place in row.places),
+    )
+
+
+def shared_out(items: Sequence[Item], size: Callable[[Item], int], parts: int) -> list[list[Item]]:
+    """Cut items into at most `parts` lists of about the same total size, like sizes together."""
+    if parts == 1:
+        return [list(items)]
+    ordered = sorted(items, key=size)
+    share = sum(map(size, ordered)) / parts
+    found: list[list[Item]] = [[]]
+    total = 0.0
+    for item in ordered:
+        if found[-1] and len(found) < parts and total + size(item) / 2 > share * len(found):
+            found.append([])
+        found[-1].append(item)
+        total += size(item)
+    return found
+
+
+def rows_arrays(rows: Sequence[Row], document_mask: bool) -> dict[str, mx.array]:
     """Arrays of some rows for `answer_loss`.
 
     Args:
@@ -66,13 +108,13 @@ def rows_batch(rows: Sequence[Row], document_mask: bool) -> Batch:
         document_mask: whether tokens see those of their own example only.
 
     Returns:
-        A batch of `tokens` (rows, length) int32; `places` (n,) flat indices of the tokens after
-        which a goal is predicted; `targets` (n,); `weights` (n,), 0 for padding; and `documents`
-        (rows, length) int32 with a document mask, 0 for padding.
+        `tokens` (rows, length) int32; `places` (n,) flat indices of the tokens after which a goal
+        is predicted; `targets` (n,); `weights` (n,), 0 for padding; and `documents` (rows,
+        length) int32 with a document mask, 0 for padding.
     """
     length = _up(max(len(row.tokens) for row in rows) - 1, _LENGTH_UNIT)
     tokens = np.zeros((len(rows), length + 1), np.int32)
-    goals = np.zeros((len(rows), length + 1), bool)
+    goals = np.zeros((len(rows), length + 1), np.float32)
     documents = np.zeros((len(rows), length + 1), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row.tokens)] = row.tokens
@@ -84,15 +126,11 @@ def rows_batch(rows: Sequence[Row], document_mask: bool) -> Batch:
         "tokens": tokens[:, :-1],
         "places": np.pad(places, (0, padding)).astype(np.int32),
         "targets": np.pad(tokens[:, 1:].reshape(-1)[places], (0, padding)),
-        "weights": np.pad(np.ones(len(places), np.float32), (0, padding)),
+        "weights": np.pad(goals[:, 1:].reshape(-1)[places], (0, padding)),
     }
     if document_mask:
         arrays["documents"] = documents[:, :-1]
-    return Batch(
-        arrays={name: mx.array(np.ascontiguousarray(array)) for name, array in arrays.items()},
-        tokens=sum(len(row.tokens) for row in rows),
-        places=tuple(place for row in rows for place in row.places),
-    )
+    return {name: mx.array(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def _up(count: int, unit: int) -> int:

@@ -80,7 +80,8 @@ def prepare(recipe: Recipe, tokenizer: Any, can_mask: bool) -> PreparedData:
         source: Source = GeneratedSource(recipe.data.generator, recipe, make.rows)
     else:
         train = make.training_rows(facts)
-        source = RowSource(train, recipe.training.batch_size, recipe.seed, make.masks)
+        size, workers = recipe.training.batch_size, recipe.training.workers or 1
+        source = RowSource(train, size, recipe.seed, make.masks, workers)
         rows = len(train)
     return PreparedData(
         source=source,
@@ -119,7 +120,8 @@ class GeneratedSource:
         rows = self._rows(examples)
         if not rows:
             raise InvalidInput(f"{place}: made no example that fits a row; return some")
-        return rows_batch(rows, document_mask(self._recipe.data))
+        workers = self._recipe.training.workers or 1
+        return rows_batch(rows, document_mask(self._recipe.data), workers)
 
 
 def document_mask(data: DataRecipe) -> bool:
@@ -174,7 +176,7 @@ class _Preparation:
             "examples": len(fitted.examples),
             "rows": len(rows),
             "tokens": sum(len(row.tokens) for row in rows),
-            "answer_tokens": int(sum(row.goals.sum() for row in rows)),
+            "answer_tokens": int(sum((row.goals > 0).sum() for row in rows)),
             "truncated": fitted.truncated,
             "skipped": fitted.skipped,
         }

@@ -1,4 +1,4 @@
-"""From examples to tokens, with a mark on each token that belongs to an answer."""
+"""From examples to tokens, with the weight of each in the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import numpy as np
 
 from dspy_toolkit.engine.chat import Chat as Template
 from dspy_toolkit.engine.chat import PromptRefused
-from dspy_toolkit.training.examples import Chat, Completion, Example, InvalidExample
+from dspy_toolkit.training.examples import (
+    Chat,
+    Completion,
+    Example,
+    InvalidExample,
+    Pieces,
+)
+
+Weighted = tuple[list[int], float]
+READ, LEARN = 0.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +27,12 @@ class Encoded:
 
     Attributes:
         tokens: (length,) int32.
-        answer: (length,) bool, true where the loss falls.
+        weights: (length,) float32, how much each token counts in the loss; 0 is only read.
         place: where the example was read.
     """
 
     tokens: np.ndarray
-    answer: np.ndarray
+    weights: np.ndarray
     place: str
 
 
@@ -51,21 +60,27 @@ class Encoder:
         Raises:
             InvalidExample: the model's chat template does not take the conversation.
         """
-        pieces = self._of_chat(example) if isinstance(example, Chat) else self._of_text(example)
+        match example:
+            case Chat():
+                pieces = self._of_chat(example)
+            case Completion():
+                pieces = self._of_text(example)
+            case Pieces():
+                pieces = [(self._plain(piece.text), piece.weight) for piece in example.pieces]
         tokens = [token for piece, _ in pieces for token in piece]
-        marks = [mark for piece, mark in pieces for _ in piece]
-        return Encoded(np.array(tokens, np.int32), np.array(marks, bool), example.place)
+        weights = [weight for piece, weight in pieces for _ in piece]
+        return Encoded(np.array(tokens, np.int32), np.array(weights, np.float32), example.place)
 
-    def _of_text(self, example: Completion) -> list[tuple[list[int], bool]]:
+    def _of_text(self, example: Completion) -> list[Weighted]:
         answer = [*self._plain(example.completion), self._end]
-        return [(list(self._tokenizer.encode(example.prompt)), False), (answer, True)]
+        return [(list(self._tokenizer.encode(example.prompt)), READ), (answer, LEARN)]
 
-    def _of_chat(self, example: Chat) -> list[tuple[list[int], bool]]:
+    def _of_chat(self, example: Chat) -> list[Weighted]:
         turns = [{"role": turn.role, "content": turn.content} for turn in example.turns]
         spoken = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
         if self._answers == "last":
             spoken = spoken[-1:]
-        pieces: list[tuple[list[int], bool]] = []
+        pieces: list[Weighted] = []
         done = ""
         for index in spoken:
             before = self._render(turns[:index], example.place)
@@ -76,16 +91,16 @@ class Encoder:
                     'conversation; set answers = "last" in [data]'
                 )
             pieces += self._between(before[len(done) :], bool(done))
-            pieces.append((self._plain(after[len(before) :]), True))
+            pieces.append((self._plain(after[len(before) :]), LEARN))
             done = after
-        return [*pieces, ([self._end], True)]
+        return [*pieces, ([self._end], LEARN)]
 
-    def _between(self, text: str, after_answer: bool) -> list[tuple[list[int], bool]]:
+    def _between(self, text: str, after_answer: bool) -> list[Weighted]:
         if not after_answer:
-            return [(self._template.encode(text), False)]
+            return [(self._template.encode(text), READ)]
         if text.startswith(self._end_text):
-            return [([self._end], True), (self._plain(text[len(self._end_text) :]), False)]
-        return [(self._plain(text), False)]
+            return [([self._end], LEARN), (self._plain(text[len(self._end_text) :]), READ)]
+        return [(self._plain(text), READ)]
 
     def _render(self, turns: list[dict[str, str]], place: str) -> str:
         try:

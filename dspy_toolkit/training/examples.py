@@ -1,7 +1,8 @@
-"""Training examples in JSON Lines: conversations, and prompts with their completions."""
+"""Training examples in JSON Lines: conversations, prompts with completions, weighted pieces."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,23 @@ class Completion:
     place: str
 
 
-Example = Chat | Completion
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of text and how much its tokens count in the loss; 0 is only read."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A text in pieces that are tokenized apart, end of sequence included where it is wanted."""
+
+    pieces: tuple[Piece, ...]
+    place: str
+
+
+Example = Chat | Completion | Pieces
 
 
 def read_examples(files: Iterable[Path]) -> list[Example]:
@@ -70,10 +87,15 @@ def read_examples(files: Iterable[Path]) -> list[Example]:
 
 
 def example_from(value: Any, place: str) -> Example:
-    """Make an example of a JSON value: `{"messages": [...]}` or `{"prompt", "completion"}`.
+    """Make an example of a JSON value.
+
+    Args:
+        value: `{"messages": [{"role", "content"}, ...]}`, `{"prompt", "completion"}` or
+            `{"pieces": [{"text", "weight"}, ...]}`.
+        place: where it stands, for messages.
 
     Raises:
-        InvalidExample: it is neither, or has no answer.
+        InvalidExample: it is none of these, or has no answer.
     """
     if not isinstance(value, Mapping):
         raise InvalidExample(f"{place}: must be an object, got {_shown(value)}")
@@ -86,8 +108,11 @@ def example_from(value: Any, place: str) -> Example:
         if not completion.strip():
             raise InvalidExample(f"{place}: completion is empty, so there is no answer to learn")
         return Completion(prompt, completion, place)
+    if "pieces" in value:
+        reject_unknown_keys(value, ("pieces",), place)
+        return Pieces(_pieces(value["pieces"], place), place)
     raise InvalidExample(
-        f'{place}: must have "messages", or "prompt" and "completion"; '
+        f'{place}: must have "messages", "prompt" and "completion", or "pieces"; '
         f"it has {', '.join(map(repr, value)) or 'no keys'}"
     )
 
@@ -112,6 +137,27 @@ def _turn(message: Any, place: str) -> Turn:
     if role not in _ROLES:
         raise InvalidExample(f"{place}: role must be one of {', '.join(_ROLES)}, got {role!r}")
     return Turn(role, _text(message, "content", place))
+
+
+def _pieces(values: Any, place: str) -> tuple[Piece, ...]:
+    if not isinstance(values, list | tuple) or not values:
+        raise InvalidExample(f"{place}: pieces must be a list, got {_shown(values)}")
+    pieces = tuple(_piece(value, f"{place}, piece {i}") for i, value in enumerate(values, 1))
+    if not any(piece.weight for piece in pieces[1:]):
+        raise InvalidExample(
+            f"{place}: no piece after the first has a weight, so nothing is learnt"
+        )
+    return pieces
+
+
+def _piece(value: Any, place: str) -> Piece:
+    if not isinstance(value, Mapping):
+        raise InvalidExample(f"{place}: must be an object, got {_shown(value)}")
+    reject_unknown_keys(value, ("text", "weight"), place)
+    weight = value.get("weight", 0.0)
+    if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise InvalidExample(f"{place}: weight must be a number of at least 0, got {weight!r}")
+    return Piece(_text(value, "text", place), float(weight))
 
 
 def _text(value: Mapping[str, Any], key: str, place: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,27 +10,13 @@ import numpy as np
 
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.training.augment import Augmenter, words_of
-from dspy_toolkit.training.batches import Batch
+from dspy_toolkit.training.batches import Batch, shared_out
 from dspy_toolkit.training.head_inputs import AnswerNotFound, InputReader, ReadInput, goal, stacked
+from dspy_toolkit.training.head_options import HeadExample
 from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, HeadSpec
 from dspy_toolkit.training.order import batch_rows, generator
 
 _AUGMENTATION = 5
-
-
-@dataclass(frozen=True)
-class HeadExample:
-    """Inputs with what the outputs are known to be.
-
-    Attributes:
-        inputs: by field.
-        outputs: by field; a field may be missing, None is a value of an optional field.
-        beliefs: probability by option and field, of a teacher that answered the same inputs.
-    """
-
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-    beliefs: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
 
 
 class HeadSource:
@@ -45,6 +30,7 @@ class HeadSource:
         seed: of the order and of the changes.
         change: changes texts of inputs anew each time an example comes round; words of its
             outputs stay.
+        workers: parts that a batch is cut into.
     """
 
     def __init__(
@@ -55,6 +41,7 @@ class HeadSource:
         size: int,
         seed: int,
         change: Augmenter | None,
+        workers: int = 1,
     ) -> None:
         self._examples = examples
         self._specs = specs
@@ -62,6 +49,7 @@ class HeadSource:
         self._size = size
         self._seed = seed
         self._change = change
+        self._workers = workers
 
     def batch(self, index: int) -> Batch:
         rows = batch_rows(self._seed, index, self._size, len(self._examples))
@@ -70,7 +58,7 @@ class HeadSource:
             for i, row in enumerate(rows)
         ]
         places = tuple(f"example {row + 1}" for row in rows)
-        return head_batch(chosen, self._specs, self._read, places)
+        return head_batch(chosen, self._specs, self._read, places, self._workers)
 
     def _changed(self, example: HeadExample, rng: np.random.Generator) -> HeadExample:
         if self._change is None:
@@ -98,10 +86,21 @@ def head_batch(
     specs: Sequence[HeadSpec],
     read: InputReader,
     places: tuple[str, ...],
+    workers: int = 1,
 ) -> Batch:
-    """Arrays of some examples: those of `stacked`, and by field `goal`, `known` and, where a
-    teacher spoke, `beliefs` and `believed`."""
-    inputs = [read(example.inputs) for example in examples]
+    """A batch of some examples, cut into parts of about as many tokens each."""
+    pairs = [(example, read(example.inputs)) for example in examples]
+    parts = shared_out(pairs, lambda pair: len(pair[1].tokens), workers)
+    tokens = sum(len(seen.tokens) for _, seen in pairs)
+    return Batch(tuple(head_arrays(part, specs) for part in parts), tokens, places)
+
+
+def head_arrays(
+    pairs: Sequence[tuple[HeadExample, ReadInput]], specs: Sequence[HeadSpec]
+) -> dict[str, mx.array]:
+    """Arrays of `stacked`, and by field `goal`, `known` and, where a teacher spoke, `beliefs` and
+    `believed`."""
+    examples, inputs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     arrays = stacked(inputs)
     for spec in specs:
         goals, known = _goals(spec, examples, inputs, arrays["words"].shape[1])
@@ -111,7 +110,7 @@ def head_batch(
             beliefs = np.stack([_beliefs(spec, each) for each in examples])
             arrays[f"{spec.field}.beliefs"] = mx.array(beliefs)
             arrays[f"{spec.field}.believed"] = mx.array(beliefs.sum(axis=1) > 0).astype(mx.float32)
-    return Batch(arrays, sum(len(each.tokens) for each in inputs), places)
+    return arrays
 
 
 def usable(

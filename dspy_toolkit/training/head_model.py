@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.config import Settings
 from dspy_toolkit.engine.device import Device, choose_device
 from dspy_toolkit.engine.digest import model_digest
 from dspy_toolkit.engine.source import download, find_source
@@ -81,13 +81,12 @@ class HeadModel:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, settings: Settings | None = None) -> HeadModel:
+    def load(cls, folder: Path, settings: Settings) -> HeadModel:
         """Open a folder that `save` wrote.
 
         Raises:
             NotFound: there is no such folder. IntegrityError: it was changed, or its backbone was.
         """
-        settings = settings or load_settings()
         values = read_manifest(folder, "head model")
         if values.get("kind") != _KIND:
             raise IntegrityError(f"{folder} holds no head model but {values.get('kind')!r}")

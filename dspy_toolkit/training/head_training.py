@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.config import Settings
 from dspy_toolkit.engine.device import choose_device
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry import SignatureRecord
-from dspy_toolkit.training.augment import Augmenter
 from dspy_toolkit.training.backbone import UnsuitableModel, abilities
 from dspy_toolkit.training.checkpoints import Checkpoints
-from dspy_toolkit.training.head_data import HeadExample, HeadSource, head_batches, usable
+from dspy_toolkit.training.cores import usable_cores
+from dspy_toolkit.training.gradients import gradient_maker
+from dspy_toolkit.training.head_data import HeadSource, head_batches, usable
 from dspy_toolkit.training.head_inputs import InputReader
 from dspy_toolkit.training.head_model import HeadFacts, HeadModel, base_digest, width_of
+from dspy_toolkit.training.head_options import HeadExample, HeadOptions
 from dspy_toolkit.training.head_specs import HeadSpec, specs_of
-from dspy_toolkit.training.heads import HeadLoss, MultiHead, head_loss
-from dspy_toolkit.training.models import StartingModel, add_adapter, frozen_model
+from dspy_toolkit.training.heads import MultiHead, head_loss
+from dspy_toolkit.training.models import StartingModel, add_adapter, frozen_model, on_cpu
 from dspy_toolkit.training.optimizers import learning_rate, make_optimizer
 from dspy_toolkit.training.order import mlx_seed
 from dspy_toolkit.training.progress import Progress
@@ -32,74 +34,20 @@ from dspy_toolkit.training.stepping import Stepper
 from dspy_toolkit.training.trainer import Plan, Trainer
 
 
-@dataclass(frozen=True)
-class HeadOptions:
-    """How heads are trained.
-
-    Attributes:
-        base: backbone: "embedded", a model folder, or a hub id.
-        mode: "frozen" trains the heads alone, "lora" an adapter with them, "full" everything.
-        adapter: shape of the adapter with "lora".
-        causal: whether a token sees only what is before it, as the backbone learnt to read. With
-            "full", letting tokens see both ways can pay.
-        length: most tokens of an input.
-        steps, batch_size, learning_rate, warmup_steps, weight_decay, clip_norm: of the training.
-        evaluate_every: steps between evaluations; the weights of the best one are taken.
-        augment: changes inputs anew each time they come round.
-        loss: how wrong answers count.
-        seed: of everything random.
-    """
-
-    base: str = "embedded"
-    mode: str = "full"
-    adapter: AdapterRecipe | None = None
-    causal: bool = True
-    length: int = 512
-    steps: int = 200
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup_steps: int = 10
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    evaluate_every: int = 20
-    augment: Augmenter | None = None
-    loss: HeadLoss = field(default_factory=HeadLoss)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("frozen", "lora", "dora", "full"):
-            raise InvalidInput(f"mode must be frozen, lora, dora or full, got {self.mode!r}")
-        if (self.adapter is not None) and self.mode not in ("lora", "dora"):
-            raise InvalidInput(f"an adapter goes with mode lora or dora, not with {self.mode!r}")
-
-
-def train_heads(
+def fit_heads(
     record: SignatureRecord,
     train: Sequence[HeadExample],
     validation: Sequence[HeadExample],
-    options: HeadOptions | None = None,
-    settings: Settings | None = None,
-    work: Path | None = None,
+    options: HeadOptions,
+    settings: Settings,
+    work: Path | None,
 ) -> HeadModel:
-    """Train a head for each output of a signature.
-
-    Args:
-        record: the signature.
-        train: at least one example; answers no head can give are left out.
-        validation: what the best weights are chosen by.
-        options: how.
-        settings: device, type and home.
-        work: folder for checkpoints; a training that stopped there goes on. None uses a
-            temporary one.
-
-    Raises:
-        InvalidInput: an output is of a type no head gives, or examples are missing.
-        TrainingDiverged: the loss became no number.
-    """
-    options, settings = options or HeadOptions(), settings or load_settings()
+    """See `head_runs.train_heads`."""
     if not train or not validation:
         raise InvalidInput("heads need examples to train on and others to validate with")
     device = choose_device(settings.device, settings.dtype)
+    workers = 1 if device.name != "cpu" else options.workers or usable_cores()
+    workers = min(workers, options.batch_size)
     mx.random.seed(mlx_seed(options.seed, 0))
     with mx.stream(device.kind):
         start = _backbone(options, frozen_model(options.base, device))
@@ -112,8 +60,9 @@ def train_heads(
         judged = usable(validation, specs, read)
         with tempfile.TemporaryDirectory() as temporary:
             place = work or Path(temporary)
-            trainer = _trainer(model, fitting, judged, specs, read, options, place)
-            _run(trainer)
+            trainer = _trainer(model, fitting, judged, specs, read, options, workers, place)
+            with closing(trainer.stepper), on_cpu(start, workers):
+                _run(trainer)
         model.eval()
     facts = HeadFacts(
         signature=record.reference,
@@ -151,19 +100,6 @@ def accuracy(model: HeadModel, examples: Sequence[HeadExample]) -> dict[str, flo
     return {name: sum(each) / len(each) for name, each in {**right, "all": whole}.items()}
 
 
-def examples_of(record: SignatureRecord, rows: Sequence[Mapping[str, Any]]) -> list[HeadExample]:
-    """Examples of flat rows, as in a task's data files or taken from traces."""
-    inputs = [each.name for each in record.inputs]
-    outputs = [each.name for each in record.outputs]
-    return [
-        HeadExample(
-            {name: row[name] for name in inputs if name in row},
-            {name: row[name] for name in outputs if name in row},
-        )
-        for row in rows
-    ]
-
-
 def _backbone(options: HeadOptions, start: StartingModel) -> StartingModel:
     able = abilities(start.model, start.vocabulary)
     if not able.splits or (not options.causal and not able.masks):
@@ -185,6 +121,7 @@ def _trainer(
     specs: Sequence[HeadSpec],
     read: InputReader,
     options: HeadOptions,
+    workers: int,
     work: Path,
 ) -> Trainer:
     loss = head_loss(specs, options.loss)
@@ -205,9 +142,15 @@ def _trainer(
             checkpoint_every=options.evaluate_every,
         ),
         model=model,
-        stepper=Stepper(model, optimizer, loss, options.clip_norm, compiled=False),
+        stepper=Stepper(
+            model,
+            optimizer,
+            gradient_maker(model, loss, workers, compiled=False),
+            options.clip_norm,
+            compiled=False,
+        ),
         optimizer=optimizer,
-        source=HeadSource(train, specs, read, size, seed, options.augment),
+        source=HeadSource(train, specs, read, size, seed, options.augment, workers),
         validation=head_batches(validation, specs, read, size),
         validation_loss=loss,
         checkpoints=Checkpoints("heads", work, keep_last=1, keep_best=1),

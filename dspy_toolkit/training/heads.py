@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -11,36 +10,11 @@ import mlx.nn as nn
 
 from dspy_toolkit.training import losses
 from dspy_toolkit.training.backbone import hidden_states
+from dspy_toolkit.training.head_options import HeadLoss
 from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, HeadSpec
 
 Arrays = Mapping[str, mx.array]
 _NOWHERE = -1e9
-
-
-@dataclass(frozen=True)
-class HeadLoss:
-    """How wrong answers count.
-
-    Attributes:
-        name: of labels: "cross_entropy", "label_smoothing" or "focal".
-        smoothing, gamma: their options.
-        teacher: share of the KL divergence from given beliefs, where an example has them.
-        weights: how much each field counts; one that is not named counts 1.
-    """
-
-    name: str = "cross_entropy"
-    smoothing: float = 0.1
-    gamma: float = 2.0
-    teacher: float = 0.5
-    weights: Mapping[str, float] | None = None
-
-    def of_labels(self, logits: mx.array, targets: mx.array) -> mx.array:
-        """The loss of (rows, options) logits, (rows,)."""
-        if self.name == "label_smoothing":
-            return losses.label_smoothing(logits, targets, self.smoothing)
-        if self.name == "focal":
-            return losses.focal(logits, targets, self.gamma)
-        return losses.cross_entropy(logits, targets)
 
 
 class Pooled(nn.Module):  # type: ignore[misc]
@@ -145,7 +119,7 @@ def head_loss(specs: Sequence[HeadSpec], options: HeadLoss) -> Any:
 def _loss_of(spec: HeadSpec, raw: mx.array, batch: Arrays, options: HeadLoss) -> mx.array:
     target = batch[f"{spec.field}.goal"]
     if spec.kind == LABEL:
-        plain = options.of_labels(raw, target)
+        plain = _label_loss(raw, target, options)
         beliefs = batch.get(f"{spec.field}.beliefs")
         if beliefs is None:
             return plain
@@ -159,7 +133,7 @@ def _loss_of(spec: HeadSpec, raw: mx.array, batch: Arrays, options: HeadLoss) ->
         missed = losses.huber(raw[:, 0], value) * present
         return missed + (losses.binary(raw[:, 1], present) if spec.optional else 0.0)
     if spec.kind == SPAN:
-        ends = [options.of_labels(raw[..., i], target[:, i]) for i in (0, 1)]
+        ends = [_label_loss(raw[..., i], target[:, i], options) for i in (0, 1)]
         return 0.5 * (ends[0] + ends[1])
     valid = batch["word_valid"]
     tags = losses.cross_entropy(raw, target) * valid
@@ -172,3 +146,11 @@ def _head(spec: HeadSpec, width: int) -> nn.Module:
     if spec.kind == NUMBER:
         return Pooled(width, 2)
     return Pointer(width) if spec.kind == SPAN else Tagger(width)
+
+
+def _label_loss(logits: mx.array, targets: mx.array, options: HeadLoss) -> mx.array:
+    if options.name == "label_smoothing":
+        return losses.label_smoothing(logits, targets, options.smoothing)
+    if options.name == "focal":
+        return losses.focal(logits, targets, options.gamma)
+    return losses.cross_entropy(logits, targets)

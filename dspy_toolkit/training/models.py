@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from dspy_toolkit.engine.source import (
 )
 from dspy_toolkit.engine.weights import load_model
 from dspy_toolkit.errors import nearest, reject_unknown_keys
+from dspy_toolkit.training.attention import in_blocks
+from dspy_toolkit.training.cores import one_blas_thread
 from dspy_toolkit.training.order import mlx_seed
 from dspy_toolkit.training.recipe import AdapterRecipe, ModelRecipe, Recipe
 from dspy_toolkit.training.tables import InvalidRecipe
@@ -107,6 +110,17 @@ def frozen_model(reference: str, device: Device) -> StartingModel:
         device=device,
         context=loaded.context,
     )
+
+
+@contextmanager
+def on_cpu(start: StartingModel, workers: int) -> Iterator[None]:
+    """Train fast on a CPU while the block runs; elsewhere nothing is changed."""
+    with ExitStack() as ways:
+        if start.device.name == "cpu":
+            ways.enter_context(in_blocks(start.model))
+            if workers > 1:
+                ways.enter_context(one_blas_thread())
+        yield
 
 
 def add_adapter(model: Any, recipe: AdapterRecipe, mode: str) -> None:

@@ -24,8 +24,8 @@ class Row:
 
     Attributes:
         tokens: (length,) int32.
-        goals: (length,) bool, true where the token is to be predicted from those before it. The
-            first token of an example never is.
+        goals: (length,) float32, how much it counts that the token is predicted from those before
+            it. The first token of an example never counts.
         documents: (length,) int32, 1 for the first example's tokens, 2 for the second's.
         places: where each example was read.
     """
@@ -65,11 +65,11 @@ def fit(examples: Iterable[Encoded], length: int, too_long: str) -> Fitted:
                 'sequence_length in [data], or set too_long to "truncate" or "skip"'
             )
         whole = len(example.tokens) <= length
-        if not whole and (too_long == "skip" or not example.answer[1:length].any()):
+        if not whole and (too_long == "skip" or not example.weights[1:length].any()):
             skipped += 1
             continue
         truncated += not whole
-        kept.append(Encoded(example.tokens[:length], example.answer[:length], example.place))
+        kept.append(Encoded(example.tokens[:length], example.weights[:length], example.place))
     return Fitted(kept, truncated, skipped)
 
 
@@ -115,6 +115,6 @@ def _row(examples: Sequence[Encoded]) -> Row:
 
 def _goals(examples: Sequence[Encoded]) -> Iterator[np.ndarray]:
     for example in examples:
-        goals = example.answer.copy()
-        goals[0] = False
+        goals = example.weights.copy()
+        goals[0] = 0.0
         yield goals

@@ -148,6 +148,8 @@ class StepsRecipe:
         batch_size: rows of a micro-batch (examples of one, where a generator makes them).
         accumulation: micro-batches whose gradients make one step.
         clip_norm: largest norm of a step's gradient; None leaves it as it is.
+        workers: threads among which the rows of a micro-batch are shared out, on a CPU; None
+            takes the machine's cores. A run keeps the number it began with.
         report_every: steps between points of the loss curve.
         evaluate_every: steps between evaluations on the validation data.
     """
@@ -157,6 +159,7 @@ class StepsRecipe:
     batch_size: Annotated[int, whole(1)] = 8
     accumulation: Annotated[int, whole(1)] = 1
     clip_norm: Annotated[float | None, number(0, above=True)] = None
+    workers: Annotated[int | None, whole(1)] = None
     report_every: Annotated[int, whole(1)] = 10
     evaluate_every: Annotated[int | None, whole(1)] = None
 

@@ -34,8 +34,9 @@ def train(recipe: Recipe, settings: Settings | None = None) -> dict[str, Any]:
     """
     settings = settings or load_settings()
     preload_blas(settings.blas)
-    from dspy_toolkit.training.session import Session, dependencies
+    from dspy_toolkit.training.session import Session, dependencies, settled
 
+    recipe = settled(recipe)
     session = Session(recipe)
     run = create_run(settings, recipe, dependencies(recipe, settings))
     return _kept(run, settings, session, fresh=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from contextlib import closing
 from typing import Any
 
 import mlx.core as mx
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.engine.device import choose_device
 from dspy_toolkit.engine.digest import model_digest
 from dspy_toolkit.engine.source import download, find_source
 from dspy_toolkit.events import CheckpointDamaged, Event, RunResumed, emit, subscribed
 from dspy_toolkit.training.backbone import abilities
 from dspy_toolkit.training.checkpoints import Checkpoint, Checkpoints
+from dspy_toolkit.training.cores import usable_cores
 from dspy_toolkit.training.data import data_digests, prepare
+from dspy_toolkit.training.gradients import gradient_maker
 from dspy_toolkit.training.language_loss import answer_loss, plain_loss
-from dspy_toolkit.training.models import frozen_model, start_model
+from dspy_toolkit.training.models import frozen_model, on_cpu, start_model
 from dspy_toolkit.training.optimizers import learning_rate, make_optimizer
 from dspy_toolkit.training.progress import Progress
 from dspy_toolkit.training.recipe import Recipe
@@ -35,6 +40,24 @@ def dependencies(recipe: Recipe, settings: Settings) -> dict[str, str]:
             folder = find_source(reference, fetch=download).folder
             digests[f"model {reference}"] = model_digest(folder, None, settings.home)
     return digests
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with what depends on the machine decided, so that a resumed run repeats it.
+
+    Raises:
+        InvalidRecipe: more than one worker is asked for on a GPU.
+    """
+    device, training = choose_device(recipe.model.device, recipe.model.dtype), recipe.training
+    if device.name != "cpu" and (training.workers or 1) > 1:
+        raise InvalidRecipe(
+            f"[training] workers are threads of a CPU, but the run is on {device.name}; "
+            "remove workers, or set device = 'cpu' in [model]"
+        )
+    count = 1 if device.name != "cpu" else min(usable_cores(), training.batch_size)
+    return dataclasses.replace(
+        recipe, training=dataclasses.replace(training, workers=training.workers or count)
+    )
 
 
 class Session:
@@ -63,18 +86,19 @@ class Session:
                 damaged.append(event.reason)
 
         kept = self._recipe.checkpoint
-        with mx.stream(self._stream):
+        with mx.stream(self._stream), on_cpu(self._start, self._recipe.training.workers or 1):
             with subscribed(note):
                 checkpoints = Checkpoints(run.run, run.checkpoints, kept.keep_last, kept.keep_best)
             trainer = self._trainer(run.run, checkpoints)
-            progress = Progress()
-            if checkpoints.newest is not None:
-                progress = trainer.restore(checkpoints.newest)
-            if progress.step:
-                progress.resumed_at.append(progress.step)
-                emit(RunResumed(run.run, progress.step))
-            progress.damaged += damaged
-            trainer.run(progress)
+            with closing(trainer.stepper):
+                progress = Progress()
+                if checkpoints.newest is not None:
+                    progress = trainer.restore(checkpoints.newest)
+                if progress.step:
+                    progress.resumed_at.append(progress.step)
+                    emit(RunResumed(run.run, progress.step))
+                progress.damaged += damaged
+                trainer.run(progress)
             chosen = checkpoints.best if self._recipe.result.weights == "best" else None
             return self._hand_over(run, trainer, progress, chosen or checkpoints.all[-1])
 
@@ -120,6 +144,7 @@ class Session:
     def _trainer(self, run: str, checkpoints: Checkpoints) -> Trainer:
         recipe, training = self._recipe, self._recipe.training
         optimizer = make_optimizer(recipe.optimizer)
+        on_gpu, workers = self._start.device.name != "cpu", training.workers or 1
         return Trainer(
             plan=Plan(
                 run=run,
@@ -135,9 +160,9 @@ class Session:
             stepper=Stepper(
                 self._start.model,
                 optimizer,
-                self._loss,
+                gradient_maker(self._start.model, self._loss, workers, on_gpu),
                 training.clip_norm,
-                compiled=self._start.device.name != "cpu",
+                compiled=on_gpu,
             ),
             optimizer=optimizer,
             source=self._data.source,

@@ -124,11 +124,10 @@ class Trainer:
     def _step(self, progress: Progress) -> None:
         began = time.perf_counter()
         step, share = progress.step + 1, self.plan.accumulation
-        # Seeding anew at each step leaves no random state to carry from step to step.
-        mx.random.seed(mlx_seed(self.plan.seed, step))
         batches = [self.source.batch((step - 1) * share + i) for i in range(share)]
         rate = self.plan.rate(step)
-        result = self.stepper.step(batches, rate)
+        # A seed for each step leaves no random state to carry from step to step.
+        result = self.stepper.step(batches, rate, mlx_seed(self.plan.seed, step))
         if not result.finite:
             raise self._diverged(step, batches, result)
         tokens = sum(batch.tokens for batch in batches)

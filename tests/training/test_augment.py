@@ -124,6 +124,7 @@ def test_copies_keep_answers_and_places_and_follow_the_examples() -> None:
             assert example.turns[2] == chat.turns[2]
             assert "parcel" in example.turns[1].content
         else:
+            assert isinstance(example, Completion)
             assert example.completion == "screen"
             assert "screen" in example.prompt
     assert len({str(example) for example in made}) > 4

@@ -6,7 +6,14 @@ import pytest
 
 from dspy_toolkit.engine.chat import Chat as Template
 from dspy_toolkit.training.encode import Encoder
-from dspy_toolkit.training.examples import Chat, Completion, InvalidExample, Turn
+from dspy_toolkit.training.examples import (
+    Chat,
+    Completion,
+    InvalidExample,
+    Piece,
+    Pieces,
+    Turn,
+)
 
 TALK = Chat(
     (
@@ -24,8 +31,8 @@ def answers(tokenizer: Any, encoder: Encoder, example: Chat | Completion) -> lis
     """The runs of tokens that the loss falls on, as text."""
     encoded = encoder(example)
     runs: list[list[int]] = []
-    before = False
-    for token, marked in zip(encoded.tokens.tolist(), encoded.answer.tolist(), strict=True):
+    before = 0.0
+    for token, marked in zip(encoded.tokens.tolist(), encoded.weights.tolist(), strict=True):
         if marked and not before:
             runs.append([])
         if marked:
@@ -50,8 +57,8 @@ def test_tokens_before_an_answer_are_those_an_engine_reads(tokenizer: Any) -> No
 
     prompt = template.encode(template.render(turns, [], {}))
     assert encoded.tokens.tolist()[: len(prompt)] == prompt
-    assert not encoded.answer[: len(prompt)].any()
-    assert encoded.answer[len(prompt) :].all()
+    assert not encoded.weights[: len(prompt)].any()
+    assert encoded.weights[len(prompt) :].all()
 
 
 def test_a_whole_conversation_reads_as_its_template_writes_it(tokenizer: Any) -> None:
@@ -77,3 +84,14 @@ def test_a_template_that_rewrites_earlier_answers_is_refused(tokenizer: Any) -> 
             Encoder(tokenizer)(TALK)
     finally:
         tokenizer.chat_template = before
+
+
+def test_pieces_are_tokenized_apart_with_their_weights(tokenizer: Any) -> None:
+    example = Pieces((Piece("topic: ", 0.0), Piece("parcel", 0.5), Piece("<|im_end|>", 1.0)), "a:1")
+
+    encoded = Encoder(tokenizer)(example)
+
+    assert encoded.tokens.tolist()[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(encoded.tokens.tolist()) == "topic: parcel<|im_end|>"
+    assert encoded.weights.tolist()[-2:] == [0.5, 1.0]
+    assert not encoded.weights[:-2].any()

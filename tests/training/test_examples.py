@@ -5,23 +5,33 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.errors import InvalidInput, NotFound
-from dspy_toolkit.training.examples import Chat, Completion, InvalidExample, Turn, read_examples
+from dspy_toolkit.training.examples import (
+    Chat,
+    Completion,
+    InvalidExample,
+    Piece,
+    Pieces,
+    Turn,
+    read_examples,
+)
 
 GOOD = '{"prompt": "2 + 2 =", "completion": " 4"}'
 
 
-def test_both_kinds_are_read_with_their_places(tmp_path: Path) -> None:
+def test_all_kinds_are_read_with_their_places(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     chat = (
         '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}'
     )
-    file.write_text(f"{GOOD}\n\n{chat}\n")
+    pieces = '{"pieces": [{"text": "a"}, {"text": "b", "weight": 0.5}]}'
+    file.write_text(f"{GOOD}\n\n{chat}\n{pieces}\n")
 
     read = read_examples([file])
 
     assert read == [
         Completion("2 + 2 =", " 4", f"{file}:1"),
         Chat((Turn("user", "hi"), Turn("assistant", "yo")), f"{file}:3"),
+        Pieces((Piece("a", 0.0), Piece("b", 0.5)), f"{file}:4"),
     ]
 
 
@@ -31,11 +41,19 @@ BAD_LINES = [
     ('{"prompt": "x", "completion": "\\ud800"}', "completion holds half a character"),
     ("[1]", r"must be an object, got \[1\]"),
     ("{}", "it has no keys"),
-    ('{"text": "x"}', 'must have "messages", or "prompt" and "completion"; it has \'text\''),
+    (
+        '{"text": "x"}',
+        'must have "messages", "prompt" and "completion", or "pieces"; it has \'text\'',
+    ),
     ('{"prompt": "x"}', "completion must be a text, got None"),
     ('{"prompt": "x", "completion": " "}', "completion is empty"),
     ('{"prompt": 1, "completion": "y"}', "prompt must be a text, got 1"),
     ('{"prompt": "x", "completon": "y"}', "did you mean 'completion'"),
+    ('{"pieces": []}', "pieces must be a list"),
+    ('{"pieces": [1]}', "piece 1: must be an object"),
+    ('{"pieces": [{"text": "x", "weight": 1}]}', "no piece after the first has a weight"),
+    ('{"pieces": [{"text": "x", "weight": -1}]}', "weight must be a number of at least 0"),
+    ('{"pieces": [{"text": "x", "wait": 1}]}', "did you mean 'weight'"),
     ('{"messages": []}', "must be a list of turns"),
     ('{"messages": ["x"]}', "message 1: must be an object"),
     ('{"messages": [{"role": "bot", "content": "x"}]}', "role must be one of"),

@@ -9,14 +9,16 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.events import Event, TrainingStepped, subscribed
 from dspy_toolkit.registry import FieldRecord, SignatureRecord
-from dspy_toolkit.training.head_data import HeadExample
-from dspy_toolkit.training.head_model import HeadModel
-from dspy_toolkit.training.head_training import (
+from dspy_toolkit.training import (
+    HeadExample,
+    HeadLoss,
     HeadOptions,
-    accuracy,
     examples_of,
+    load_heads,
     train_heads,
 )
+from dspy_toolkit.training.head_model import HeadModel
+from dspy_toolkit.training.head_training import accuracy
 from dspy_toolkit.training.recipe import AdapterRecipe
 from tests.training import tiny
 
@@ -106,7 +108,7 @@ def test_a_saved_model_answers_as_before(
     )
 
     made.save(tmp_path / "heads")
-    loaded = HeadModel.load(tmp_path / "heads", home)
+    loaded = load_heads(tmp_path / "heads", home)
 
     assert loaded.facts == made.facts
     for example in TEST[:4]:
@@ -151,12 +153,12 @@ def test_tampered_heads_or_a_changed_backbone_are_refused(
 
     (base / "config.json").write_text((base / "config.json").read_text() + "\n")
     with pytest.raises(IntegrityError, match="has changed since"):
-        HeadModel.load(tmp_path / "heads", home)
+        load_heads(tmp_path / "heads", home)
     (tmp_path / "heads" / "heads.safetensors").write_bytes(b"x")
     with pytest.raises(IntegrityError, match=r"heads.safetensors was changed"):
-        HeadModel.load(tmp_path / "heads", home)
+        load_heads(tmp_path / "heads", home)
     with pytest.raises(NotFound, match="does not exist"):
-        HeadModel.load(tmp_path / "none", home)
+        load_heads(tmp_path / "none", home)
 
 
 def test_examples_and_options_that_cannot_be_used_are_refused(home: Settings) -> None:
@@ -166,6 +168,8 @@ def test_examples_and_options_that_cannot_be_used_are_refused(home: Settings) ->
         HeadOptions(mode="half")
     with pytest.raises(InvalidInput, match="an adapter goes with mode lora or dora"):
         HeadOptions(mode="full", adapter=AdapterRecipe())
+    with pytest.raises(InvalidInput, match="loss 'hinge' does not exist"):
+        HeadOptions(loss=HeadLoss(name="hinge"))
 
 
 def test_rows_become_examples_by_the_fields_of_the_signature() -> None:

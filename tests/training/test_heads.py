@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry import FieldRecord, SignatureRecord
 from dspy_toolkit.training.augment import Augmenter
-from dspy_toolkit.training.head_data import HeadExample, HeadSource, head_batch, usable
+from dspy_toolkit.training.head_data import HeadSource, head_batch, usable
 from dspy_toolkit.training.head_decoding import decode
 from dspy_toolkit.training.head_inputs import (
     BEGINS,
@@ -23,6 +23,7 @@ from dspy_toolkit.training.head_inputs import (
     goal,
     stacked,
 )
+from dspy_toolkit.training.head_options import HeadExample, HeadLoss
 from dspy_toolkit.training.head_specs import (
     LABEL,
     LABELS,
@@ -32,7 +33,7 @@ from dspy_toolkit.training.head_specs import (
     HeadSpec,
     specs_of,
 )
-from dspy_toolkit.training.heads import HeadLoss, Pointer, Pooled, head_loss
+from dspy_toolkit.training.heads import Pointer, Pooled, head_loss
 
 TEXT = "the red box of Ann Lee costs 42.50 dollars"
 
@@ -275,7 +276,7 @@ def loss_of(read: InputReader, outputs: dict[str, Any], options: HeadLoss, **ext
         "span": mx.zeros((1, 17, 2)),
         "spans": mx.zeros((1, 16, 3)),
     }
-    total, count = head_loss(SPECS, options)(Fixed(raw), batch.arrays)
+    total, count = head_loss(SPECS, options)(Fixed(raw), batch.parts[0])
     assert count.item() == 1
     return float(total.item())
 
@@ -334,10 +335,10 @@ def test_a_batch_is_a_function_of_its_number_and_keeps_answers_in_changed_inputs
     examples = [HeadExample({"mail": TEXT}, {"span": "Ann Lee"}) for _ in range(5)]
     source = HeadSource(examples, [HeadSpec("span", SPAN)], read, 4, 0, Augmenter(0.5, 0.5, 0.5))
 
-    first, again = source.batch(3).arrays, source.batch(3).arrays
+    first, again = source.batch(3).parts[0], source.batch(3).parts[0]
 
     assert all(mx.array_equal(first[name], again[name]).item() for name in first)
-    assert not mx.array_equal(first["tokens"], source.batch(4).arrays["tokens"]).item()
+    assert not mx.array_equal(first["tokens"], source.batch(4).parts[0]["tokens"]).item()
     assert (first["span.known"] == 1).all().item()
 
 

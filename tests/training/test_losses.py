@@ -174,3 +174,13 @@ def test_options_outside_their_range_are_refused() -> None:
         huber(row, row, 0.0)
     with pytest.raises(ValueError, match="do not fit the tasks"):
         weighted_sum({"team": row}, {"tame": 1.0})
+
+
+@given(st.lists(st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=3), min_size=1))
+def test_the_gradient_of_cross_entropy_is_share_minus_goal(rows: list[list[float]]) -> None:
+    array, target = mx.array(rows), mx.zeros((len(rows),), mx.int32)
+
+    gradient = mx.grad(lambda each: (2 * cross_entropy(each, target)).sum())(array)
+
+    expected = 2 * (mx.softmax(array, axis=-1) - mx.array([[1.0, 0.0, 0.0]]))
+    assert mx.allclose(gradient, expected, atol=1e-5).item()

@@ -13,7 +13,9 @@ LENGTH = 16
 
 def encoded(length: int, index: int, answer_from: int = 1) -> Encoded:
     return Encoded(
-        np.full(length, index + 1, np.int32), np.arange(length) >= answer_from, f"data:{index}"
+        np.full(length, index + 1, np.int32),
+        (np.arange(length) >= answer_from).astype(np.float32),
+        f"data:{index}",
     )
 
 
