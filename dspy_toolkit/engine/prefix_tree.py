@@ -2,6 +2,8 @@
 
 What is stored for a stretch of tokens (keys and values, say) is opaque here. Each stretch is
 stored once, however many sequences run through it; the stretch least recently used goes first.
+Who works with stretches holds them: what is held is not dropped, and where a held stretch is cut
+in two, its holders hold both.
 """
 
 from __future__ import annotations
@@ -38,6 +40,45 @@ class _Node(Generic[Payload]):
     cost: int
     parent: _Node[Payload] | None
     children: dict[int, _Node[Payload]] = field(default_factory=dict)
+    holds: dict[Hold[Payload], None] = field(default_factory=dict)
+
+
+class Hold(Generic[Payload]):
+    """The stretches of a prefix, which stay stored until they are let go.
+
+    Attributes:
+        length: tokens of the prefix.
+    """
+
+    def __init__(self, path: list[tuple[_Node[Payload], int]]) -> None:
+        self._path = path
+        self.length = sum(used for _, used in path)
+        for node, _ in path:
+            node.holds[self] = None
+
+    @property
+    def parts(self) -> tuple[Part[Payload], ...]:
+        """The stretches as they are stored now, in order."""
+        return tuple(Part(node.payload, len(node.tokens), used) for node, used in self._path)
+
+    def release(self) -> None:
+        """Let the stretches go; doing it again changes nothing."""
+        for node, _ in self._path:
+            node.holds.pop(self, None)
+        self._path = []
+
+    def _cut(self, node: _Node[Payload], upper: _Node[Payload]) -> None:
+        """Hold `upper` too, which took over the first tokens of `node`."""
+        at = len(upper.tokens)
+        place = next(n for n, (held, _) in enumerate(self._path) if held is node)
+        used = self._path[place][1]
+        self._path[place : place + 1] = [
+            (upper, min(used, at)),
+            *([(node, used - at)] if used > at else []),
+        ]
+        upper.holds[self] = None
+        if used <= at:
+            del node.holds[self]
 
 
 class PrefixTree(Generic[Payload]):
@@ -63,8 +104,8 @@ class PrefixTree(Generic[Payload]):
         self._cost = cost
         self._split = split
         self._top: dict[int, _Node[Payload]] = {}
-        # Least recently used first. A node is touched before its parent, so that the first one
-        # never has children.
+        # Least recently used first. A node is touched before its parent, and held together with
+        # it, so that the first one that is not held never has children.
         self._order: OrderedDict[_Node[Payload], None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -77,6 +118,12 @@ class PrefixTree(Generic[Payload]):
         self._touch([node for node, _ in path])
         parts = tuple(Part(node.payload, len(node.tokens), used) for node, used in path)
         return Match(sum(used for _, used in path), parts)
+
+    def hold(self, tokens: Sequence[int]) -> Hold[Payload]:
+        """Hold the longest stored prefix of `tokens`, which counts as used by this."""
+        path = self._walk(tokens)
+        self._touch([node for node, _ in path])
+        return Hold(path)
 
     def insert(self, tokens: Sequence[int], make: Callable[[int], Payload]) -> None:
         """Store a sequence, or as much as is left out of the tree.
@@ -105,7 +152,7 @@ class PrefixTree(Generic[Payload]):
         self._touch([*nodes, leaf])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything; holds keep what they hold, outside of the tree."""
         self._top.clear()
         self._order.clear()
         self.stored_bytes = 0
@@ -132,16 +179,19 @@ class PrefixTree(Generic[Payload]):
         self.stored_bytes -= node.cost
         node.cost = self._cost(rest)
         self.stored_bytes += upper.cost + node.cost
+        for hold in list(node.holds):
+            hold._cut(node, upper)
         return upper
 
     def _make_room(self, cost: int, keep: list[_Node[Payload]]) -> bool:
         if cost > self.budget_bytes:
             return False
+        spare = (node for node in list(self._order) if not node.holds and node not in keep)
         while self.stored_bytes + cost > self.budget_bytes:
-            oldest = next(iter(self._order))
-            if oldest in keep:
+            oldest = next(spare, None)
+            if oldest is None:
                 return False
-            self._order.popitem(last=False)
+            del self._order[oldest]
             del self._children(oldest.parent)[oldest.tokens[0]]
             self.stored_bytes -= oldest.cost
         return True
@@ -153,6 +203,30 @@ class PrefixTree(Generic[Payload]):
 
     def _children(self, node: _Node[Payload] | None) -> dict[int, _Node[Payload]]:
         return self._top if node is None else node.children
+
+
+def worth_holding(matches: Sequence[Match[Payload]], least: int) -> list[int]:
+    """How many tokens of each match to hold, for sequences that start together.
+
+    Parts of fewer than `least` tokens at the end are left out. Sequences that end within as many
+    tokens of each other inside one stretch end at the same token, so that they share it whole.
+    """
+    lengths: list[int] = []
+    inside: dict[int, list[int]] = {}
+    for place, match in enumerate(matches):
+        parts = list(match.parts)
+        while parts and parts[-1].used < least:
+            parts.pop()
+        lengths.append(sum(part.used for part in parts))
+        if parts and parts[-1].used < parts[-1].length:
+            inside.setdefault(id(parts[-1].payload), []).append(place)
+    for places in inside.values():
+        end = -least
+        for place in sorted(places, key=lengths.__getitem__):
+            if lengths[place] >= end + least:
+                end = lengths[place]
+            lengths[place] = end
+    return lengths
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:

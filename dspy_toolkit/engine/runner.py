@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from dspy_toolkit.engine.slots import Slots
+from dspy_toolkit.engine.prefix_tree import PrefixTree
+from dspy_toolkit.engine.seams import bind, on_cpu
+from dspy_toolkit.engine.slots import Lent, Slots, Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.source import one_line
 
 
 class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
@@ -18,16 +22,19 @@ class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
 
     The projection to the vocabulary is the dearest layer of a small model; of all the tokens that
     are read, only the last one's scores are wanted.
+
+    Attributes:
+        ends: places of these tokens, (rows, 1, 1), or None to let all through.
     """
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
         self.norm = norm
-        self._places: mx.array | None = None
+        self.ends: mx.array | None = None
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        if self._places is not None:
-            hidden = mx.take_along_axis(hidden, self._places[:, None, None], axis=1)
+        if self.ends is not None:
+            hidden = mx.take_along_axis(hidden, self.ends, axis=1)
         normed: mx.array = self.norm(hidden)
         return normed
 
@@ -37,47 +44,70 @@ class Runner:
 
     Args:
         model: mlx-lm's module; its last norm is wrapped where it has the usual name.
+        cpu: whether it runs on a CPU.
+
+    Attributes:
+        copies: why rows look back at a copy of what they share, or None where they share it.
 
     Raises:
         Unshareable: the model keeps something else than plain keys and values.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, cpu: bool) -> None:
         caches = make_prompt_cache(model)
         odd = {type(cache).__name__ for cache in caches if type(cache) is not KVCache}
         if odd:
             raise Unshareable(f"its memory ({', '.join(sorted(odd))}) cannot be cut at any token")
         self.model = model
-        self._layers = len(caches)
+        self._cpu = cpu
         self._last = _wrapped_norm(model)
-        self.slots = Slots(self._layers)
-        _try_out(self, model)
-        self.slots = Slots(self._layers)
+        self.slots = Slots(len(caches))
+        bind(model)
+        self.copies = _try_out(self, model, lend=True)
+        if self.copies is not None:
+            refused = _try_out(self, model, lend=False)
+            if refused is not None:
+                raise Unshareable(refused)
 
-    def run(self, slots: Sequence[int], tokens: Sequence[Sequence[int]]) -> mx.array:
+    def run(
+        self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool = False
+    ) -> mx.array:
         """Let rows take tokens, a different number each.
 
+        Args:
+            slots: of the rows.
+            tokens: at least one for each row.
+            every: whether the scores after every token are wanted, not only after the last.
+
         Returns:
-            (rows, vocab) scores of what follows the last token of each row, not evaluated.
+            (rows, vocab) scores of what follows the last token of each row, not evaluated; with
+            `every`, (rows, width, vocab), where what lies beyond a row's tokens means nothing.
         """
         width = max(len(row) for row in tokens)
         inputs = np.zeros((len(tokens), width), dtype=np.int32)
         for row, ids in enumerate(tokens):
             inputs[row, : len(ids)] = ids
-        return self.run_array(slots, mx.array(inputs), [len(ids) for ids in tokens])
+        return self.run_array(slots, mx.array(inputs), [len(ids) for ids in tokens], every)
 
-    def run_array(self, slots: Sequence[int], inputs: mx.array, counts: Sequence[int]) -> mx.array:
+    def run_array(
+        self, slots: Sequence[int], inputs: mx.array, counts: Sequence[int], every: bool = False
+    ) -> mx.array:
         """The same over an array (rows, width), of which each row's first `counts` are real."""
         self.slots.aim(slots, inputs.shape[1])
-        places = None if inputs.shape[1] == 1 else mx.array([count - 1 for count in counts])
+        ends = None
+        if inputs.shape[1] > 1 and not every:
+            ends = mx.array([count - 1 for count in counts])[:, None, None]
         if self._last is not None:
-            self._last._places = places
-        logits: mx.array = self.model(inputs, cache=self.slots.layers)
-        if self._last is None and places is not None:
-            logits = mx.take_along_axis(logits, places[:, None, None], axis=1)
+            self._last.ends = ends
+        with on_cpu() if self._cpu else nullcontext():
+            logits: mx.array = self.model(inputs, cache=self.slots.layers)
+        if self._last is not None:
+            self._last.ends = None
+        elif ends is not None:
+            logits = mx.take_along_axis(logits, ends, axis=1)
         for slot, count in zip(slots, counts, strict=True):
             self.slots.advance(slot, count)
-        return logits[:, 0]
+        return logits if every else logits[:, 0]
 
 
 class Unshareable(ValueError):
@@ -98,23 +128,39 @@ def _wrapped_norm(model: Any) -> LastToken | None:
     return None
 
 
-def _try_out(runner: Runner, model: Any) -> None:
-    """Hold a few tokens of two unequal rows against the model's own way of running them."""
-    expected = []
-    for row in ([1, 2, 3, 4, 5], [5, 4, 3]):
-        expected.append(model(mx.array([row]), cache=make_prompt_cache(model))[0, -1])
+def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
+    """Hold two rows that share a beginning against the model's own way of running them.
+
+    Args:
+        lend: whether they look back at one stretch, or each at a copy of it.
+
+    Returns:
+        Why it does not work, or None.
+    """
+    rows = ([1, 2, 3, 4, 5], [1, 2, 5, 3])
+    expected = [model(mx.array([row]), cache=make_prompt_cache(model))[0, -1] for row in rows]
     wanted = np.array(mx.stack(expected).astype(mx.float32))
-    slots = [runner.slots.take(), runner.slots.take()]
+    slots = runner.slots
     try:
-        runner.run(slots, [[1, 2, 3], [5]])
-        given = np.array(runner.run(slots, [[4, 5], [4, 3]]).astype(mx.float32))
+        first = slots.take()
+        mx.eval(runner.run([first], [rows[0][:2]]))
+        stretch = slots.copy(first, 0, 2)
+        mx.eval(stretch)
+        slots.free(first)
+        tree: PrefixTree[Stretch] = PrefixTree(stretch_bytes(stretch), stretch_bytes, split_stretch)
+        tree.insert([1, 2], lambda begin: stretch)
+        both = [slots.take(Lent(tree.hold([1, 2]), least=2 if lend else 3)) for _ in rows]
+        mx.eval(runner.run(both, [[3, 4], [5]]))
+        given = np.array(runner.run(both, [[5], [3]]).astype(mx.float32))
     # Models do with a cache what they like, and raise what they like.
-    except Exception as error:
-        raise Unshareable(f"it does not run on shared memory ({error})") from error
+    except Exception as error:  # noqa: BLE001
+        return f"it does not run on shared memory ({one_line(error)})"
     finally:
-        if runner._last is not None:
-            runner._last._places = None
+        slots.clear()
+    if lend and not all(layer.asked for layer in slots.layers):
+        return "its attention does not go through mlx-lm's common function"
     if given.shape != wanted.shape or not np.allclose(
         given, wanted, atol=0.05 * float(np.abs(wanted).max())
     ):
-        raise Unshareable("it answers otherwise on shared memory")
+        return "it answers otherwise on shared memory"
+    return None

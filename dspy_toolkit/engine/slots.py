@@ -1,25 +1,72 @@
-"""Keys and values of many rows in one array a layer, where every row has its own length.
+"""Keys and values of many rows: what they share by reference, what is their own in one array.
 
-Rows lie at the left: token p of a row at place p of its slot. A step writes each row's new tokens
-from its own length on, so rows may take different numbers of tokens in one step; what is written
-beyond a row's real tokens is never looked at and is overwritten by the next step.
+A row looks back at stretches that are stored elsewhere and shared with other rows, and at tokens of
+its own. Those lie at the left of its slot, one array a layer for all slots. A step writes each
+row's new tokens from its own length on, so rows may take different numbers of tokens in one step;
+what is written beyond a row's real tokens is never looked at and is overwritten by the next step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import mlx.core as mx
 import numpy as np
 
+from dspy_toolkit.engine.attention import Shared
+from dspy_toolkit.engine.prefix_tree import Hold, Part
+
 # Keys and values of one stretch of tokens, a layer each: (1, heads, tokens, width).
 Stretch: TypeAlias = list[tuple[mx.array, mx.array]]
 
-_GROWTH = 256
+_GROWTH = 128
 # Widest step whose tokens are written to all rows in one go, unchosen ones included; wider ones
 # are written row by row.
 _NARROW = 4
+
+
+class Lent:
+    """What a row looks back at of a stored prefix, and what of it is copied into its slot.
+
+    Short stretches are copied: one of its own costs more in every step. Where in a row's slot
+    a token lies does not matter to those that come after it.
+
+    Args:
+        hold: on the prefix.
+        least: tokens of a stretch that is looked back at where it is stored.
+
+    Attributes:
+        length: tokens looked back at.
+        copied: (stretch, tokens of it) to copy.
+    """
+
+    def __init__(self, hold: Hold[Stretch], least: int) -> None:
+        self._hold = hold
+        self._inside: list[range] = []
+        self.copied: list[tuple[Stretch, int]] = []
+        place = 0
+        for part in hold.parts:
+            if part.used < least:
+                self._inside.append(range(place, place + part.used))
+                self.copied.append((part.payload, part.used))
+            place += part.used
+        self.length = hold.length - sum(used for _, used in self.copied)
+
+    @property
+    def parts(self) -> list[Part[Stretch]]:
+        """The stretches that are looked back at, as they are stored now."""
+        parts, place = [], 0
+        for part in self._hold.parts:
+            if not any(place in copied for copied in self._inside):
+                parts.append(part)
+            place += part.used
+        return parts
+
+    def release(self) -> None:
+        """Let the prefix go."""
+        self._hold.release()
 
 
 class Slots:
@@ -27,11 +74,13 @@ class Slots:
 
     Attributes:
         layers: one for each layer of the model, given to it as its cache.
-        lengths: tokens held, by slot; None where the slot is free.
+        lengths: tokens in a slot; None where the slot is free.
+        lent: what the row in a slot looks back at besides, or None.
         offset: position of each chosen row's first new token; one number where all are the same.
         room: rows and tokens that every layer has, or will have, memory for.
         chosen, starts: slots of the next step, and how many tokens each holds.
         width, end: tokens of the next step's widest row, and one past its last place.
+        spans: (rows of the next step, stretch, begin, end) of what they look back at together.
         in_order: whether the chosen slots are neighbours, in order.
         together: (first, one past last) of the chosen slots, where they are neighbours and write
             at the same place.
@@ -39,36 +88,53 @@ class Slots:
     """
 
     def __init__(self, layers: int) -> None:
-        self.layers = [LayerSlots(self) for _ in range(layers)]
+        self.layers = [LayerSlots(self, number) for number in range(layers)]
         self.lengths: list[int | None] = []
+        self.lent: list[Lent | None] = []
         self.offset: int | mx.array = 0
         self.room = (0, 0)
         self.chosen: list[int] = []
         self.starts: list[int] = []
         self.width = 0
         self.end = 0
+        self.spans: list[Span] = []
         self.in_order = True
         self.together: tuple[int, int] | None = None
         self.index: mx.array | None = None
 
-    def take(self) -> int:
-        """Reserve the first free slot."""
-        for slot, length in enumerate(self.lengths):
-            if length is None:
-                self.lengths[slot] = 0
-                return slot
-        self.lengths.append(0)
-        return len(self.lengths) - 1
+    def take(self, lent: Lent | None = None) -> int:
+        """Reserve the first free slot, for a row that looks back at `lent`."""
+        slot = self.lengths.index(None) if None in self.lengths else len(self.lengths)
+        if slot == len(self.lengths):
+            self.lengths.append(None)
+            self.lent.append(None)
+        self.lengths[slot], self.lent[slot] = 0, lent
+        for stretch, used in () if lent is None else lent.copied:
+            self._put(slot, stretch, used)
+        return slot
+
+    def behind(self, slot: int) -> int:
+        """Tokens that a row looks back at outside of its slot."""
+        lent = self.lent[slot]
+        return 0 if lent is None else lent.length
 
     def free(self, slot: int) -> None:
-        """Give a slot back; with the last one all memory goes."""
-        self.lengths[slot] = None
+        """Give a slot back, and what was lent to it; with the last one all memory goes."""
+        lent = self.lent[slot]
+        if lent is not None:
+            lent.release()
+        self.lengths[slot] = self.lent[slot] = None
         if all(length is None for length in self.lengths):
             self.clear()
 
     def clear(self) -> None:
         """Free every slot and its memory."""
+        for lent in self.lent:
+            if lent is not None:
+                lent.release()
         self.lengths.clear()
+        self.lent.clear()
+        self.spans = []
         self.room = (0, 0)
         for layer in self.layers:
             layer.keys = layer.values = None
@@ -88,7 +154,10 @@ class Slots:
         first, last = self.chosen[0], self.chosen[-1] + 1
         self.in_order = self.chosen == list(range(first, last))
         same = len(set(self.starts)) == 1
-        self.offset = self.starts[0] if same else mx.array(self.starts, dtype=mx.int32)
+        places = [start + self.behind(slot) for slot, start in zip(slots, self.starts, strict=True)]
+        alike = len(set(places)) == 1
+        self.offset = places[0] if alike else mx.array(places, dtype=mx.int32)
+        self.spans = spans([self.lent[slot] for slot in slots])
         self.together = (first, last) if self.in_order and same else None
         self.index = None
         if self.in_order and not same and width <= _NARROW:
@@ -109,8 +178,10 @@ class Slots:
 
     def mask(self, window: int | None) -> mx.array | str | None:
         """Which places each new token may look at: (rows, 1, width, places) or a short form."""
-        if window is None and not isinstance(self.offset, mx.array):
+        if window is None and len(set(self.starts)) == 1:
             return None if self.width == 1 else "causal"
+        if window is not None and self.spans:
+            raise NotImplementedError("a sliding window over what rows share")
         starts = np.array(self.starts)[:, None, None, None]
         own = starts + np.arange(self.width)[None, None, :, None]
         places = np.arange(self.end)[None, None, None, :]
@@ -120,16 +191,16 @@ class Slots:
         return mx.array(seen)
 
     def advance(self, slot: int, count: int) -> None:
-        """Count the tokens that a step has written to a slot."""
+        """Count the tokens that a step has written to a slot; a negative number forgets some."""
         self.lengths[slot] = (self.lengths[slot] or 0) + count
 
-    def put(self, slots: Sequence[int], begin: int, stretch: Stretch, used: int) -> None:
-        """Lay the first `used` tokens of a stretch into slots, from place `begin` on."""
+    def _put(self, slot: int, stretch: Stretch, used: int) -> None:
+        """Copy the first `used` tokens of a stretch to the end of a slot."""
+        begin = self.lengths[slot] or 0
         self._make_room(begin + used)
         for layer, (keys, values) in zip(self.layers, stretch, strict=True):
-            layer.put(slots, begin, keys[:, :, :used], values[:, :, :used])
-        for slot in slots:
-            self.lengths[slot] = begin + used
+            layer.put(slot, begin, keys[:, :, :used], values[:, :, :used])
+        self.lengths[slot] = begin + used
 
     def copy(self, slot: int, begin: int, end: int) -> Stretch:
         """A copy of what a slot holds from place `begin` to `end`.
@@ -144,10 +215,17 @@ class Slots:
 
 
 class LayerSlots:
-    """The cache that one layer of the model sees."""
+    """The cache that one layer of the model sees.
 
-    def __init__(self, slots: Slots) -> None:
+    Attributes:
+        keys, values: (slots, heads, tokens, width), or None where nothing was written.
+        asked: whether whoever attends has asked for what rows share.
+    """
+
+    def __init__(self, slots: Slots, number: int) -> None:
         self._slots = slots
+        self._number = number
+        self.asked = False
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
@@ -155,6 +233,18 @@ class LayerSlots:
     def offset(self) -> int | mx.array:
         """Position of each row's first new token; one number where all are the same."""
         return self._slots.offset
+
+    @property
+    def shared(self) -> list[Shared]:
+        """What rows of the step look back at together."""
+        self.asked = True
+        found = []
+        for span in self._slots.spans:
+            keys, values = span.stretch[self._number]
+            if span.begin or span.end < keys.shape[2]:
+                keys, values = (a[:, :, span.begin : span.end] for a in (keys, values))
+            found.append(Shared(span.rows, keys, values))
+        return found
 
     def make_mask(
         self, width: int, return_array: bool = False, window_size: int | None = None
@@ -168,7 +258,7 @@ class LayerSlots:
         return mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the new tokens of the chosen rows and return all of theirs."""
+        """Write the new tokens of the chosen rows and return all that lie in their slots."""
         slots = self._slots
         self._reserve(keys, values)
         self.keys = self._write(self.keys, keys)
@@ -179,14 +269,13 @@ class LayerSlots:
         first, last = slots.chosen[0], slots.chosen[-1] + 1
         return self.keys[first:last, :, : slots.end], self.values[first:last, :, : slots.end]
 
-    def put(self, slots: Sequence[int], begin: int, keys: mx.array, values: mx.array) -> None:
-        end = begin + keys.shape[2]
+    def put(self, slot: int, begin: int, keys: mx.array, values: mx.array) -> None:
         self._reserve(keys, values)
         assert self.keys is not None
         assert self.values is not None
-        for first, last in _runs(slots):
-            self.keys[first:last, :, begin:end] = keys
-            self.values[first:last, :, begin:end] = values
+        end = begin + keys.shape[2]
+        self.keys[slot : slot + 1, :, begin:end] = keys
+        self.values[slot : slot + 1, :, begin:end] = values
 
     def copy(self, slot: int, begin: int, end: int) -> tuple[mx.array, mx.array]:
         assert self.keys is not None
@@ -220,6 +309,35 @@ class LayerSlots:
         self.values = _grown(self.values, values, *self._slots.room)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Tokens of a stretch that rows of a step look back at: all rows where `rows` is None."""
+
+    rows: list[int] | None
+    stretch: Stretch
+    begin: int
+    end: int
+
+
+def spans(lent: Sequence[Lent | None]) -> list[Span]:
+    """What rows look back at, each token of each stretch once.
+
+    Rows may use different lengths of a stretch: it is parted where the first of them end.
+    """
+    users: dict[int, tuple[Stretch, list[tuple[int, int]]]] = {}
+    for row, mine in enumerate(lent):
+        for part in () if mine is None else mine.parts:
+            users.setdefault(id(part.payload), (part.payload, []))[1].append((part.used, row))
+    found = []
+    for stretch, uses in users.values():
+        begin = 0
+        for end in sorted({used for used, _ in uses}):
+            rows = [row for used, row in uses if used >= end]
+            found.append(Span(None if len(rows) == len(lent) else rows, stretch, begin, end))
+            begin = end
+    return found
+
+
 def _grown(held: mx.array | None, like: mx.array, rows: int, tokens: int) -> mx.array:
     """`held` with room for so many rows and tokens, zero where it is new."""
     _, heads, _, width = like.shape
@@ -230,17 +348,6 @@ def _grown(held: mx.array | None, like: mx.array, rows: int, tokens: int) -> mx.
     if not more_rows and not more_tokens:
         return held
     return mx.pad(held, [(0, more_rows), (0, 0), (0, more_tokens), (0, 0)])
-
-
-def _runs(slots: Sequence[int]) -> list[tuple[int, int]]:
-    """Neighbouring slots together: (first, one past the last)."""
-    runs: list[tuple[int, int]] = []
-    for slot in sorted(slots):
-        if runs and runs[-1][1] == slot:
-            runs[-1] = (runs[-1][0], slot + 1)
-        else:
-            runs.append((slot, slot + 1))
-    return runs
 
 
 def stretch_bytes(stretch: Stretch) -> int:

@@ -24,6 +24,8 @@ class Facts:
         dtype, device: where it runs, and in which numbers.
         expanded: whether quantized weights were expanded to plain ones.
         unshared: why calls cannot share what they have in common, or None where they do.
+        copies: why each call has a copy of what calls have in common and reads that in every step,
+            or None where a step reads it once for all of them.
         grammars: reads grammars for its tokenizer.
     """
 
@@ -35,6 +37,7 @@ class Facts:
     expanded: bool
     unshared: str | None
     grammars: Grammars
+    copies: str | None = None
 
 
 def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
@@ -48,7 +51,6 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         from mlx.core import clear_streams
 
         with file_limit_kept():
-            from dspy_toolkit.engine.cpu_attention import use_numpy_attention
             from dspy_toolkit.engine.plain_step import PlainStepper
             from dspy_toolkit.engine.runner import Runner, Unshareable
             from dspy_toolkit.engine.step import Stepper
@@ -61,11 +63,12 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
             clear_streams()
             raise
         unshared: str | None = None
+        copies: str | None = None
         batch: Rows
         try:
-            batch = Stepper(Runner(loaded.model), options, device)
-            if device.name == "cpu":
-                use_numpy_attention(loaded.model)
+            runner = Runner(loaded.model, cpu=device.name == "cpu")
+            copies = runner.copies
+            batch = Stepper(runner, options, device)
         except Unshareable as error:
             unshared = str(error)
             batch = PlainStepper(loaded.model, options, device)
@@ -77,6 +80,7 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
             device=device.name,
             expanded=loaded.expanded,
             unshared=unshared,
+            copies=copies,
             grammars=Grammars(loaded.tokenizer, frozenset(loaded.tokenizer.eos_token_ids)),
         )
         return facts, batch

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 import mlx.core as mx
 
@@ -17,10 +16,10 @@ from dspy_toolkit.engine.device import Device
 from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
-from dspy_toolkit.engine.prefix_tree import PrefixTree
+from dspy_toolkit.engine.prefix_tree import Match, PrefixTree, worth_holding
 from dspy_toolkit.engine.runner import Runner
 from dspy_toolkit.engine.sequence import Drawn, Sequence
-from dspy_toolkit.engine.slots import Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.slots import Lent, Stretch, split_stretch, stretch_bytes
 from dspy_toolkit.engine.stats import Counts
 
 # A row waits for another one's prefix when it saves at least this many tokens of reading.
@@ -30,6 +29,12 @@ _WORTH_WAITING = 32
 _CPU_SLICE, _GPU_SLICE = 256, 2048
 _CPU_PADDING, _GPU_PADDING = 32, 1024
 _PREFIX_SHARE = 0.1
+# Fewer tokens at the end of a match are read again.
+_WORTH_KEEPING = 16
+# Fewer tokens are copied: looking back at one more stretch costs more in every step.
+_WORTH_LENDING = 128
+
+_NOTHING: Match[Stretch] = Match(0, ())
 
 
 @dataclass(eq=False)
@@ -40,6 +45,9 @@ class _Row:
         tokens: all that are known, prompt and answer.
         done: how many of them the model has seen.
         reads: whether the prompt is not stored yet.
+        waits_for: a row that reads what this one begins with.
+        found: what was stored of its beginning when it was let in.
+        ready: answer tokens that need no run of the model.
     """
 
     sequence: Sequence
@@ -49,6 +57,7 @@ class _Row:
     done: int = 0
     reads: bool = True
     waits_for: _Row | None = None
+    found: Match[Stretch] = _NOTHING
     ready: list[Drawn] = field(default_factory=list)
 
 
@@ -136,30 +145,31 @@ class Stepper:
         mx.clear_streams()
 
     def _admit(self) -> None:
-        laid: dict[tuple[tuple[int, int], ...], tuple[list[int], Any]] = {}
+        admitted: list[_Row] = []
         for row in list(self._waiting):
             if len(self._rows) >= self._most_rows:
                 break
             if row.waits_for is not None and row.waits_for.reads:
                 continue
-            match = self._tree.match(row.tokens[:-1])
-            row.waits_for = self._leader(row.tokens[:-1], match.length + _WORTH_WAITING)
-            if row.waits_for is not None:
-                continue
-            self._waiting.remove(row)
-            row.slot = self._runner.slots.take()
-            row.done = match.length
-            row.sequence.reused = min(match.length, len(row.sequence.prompt))
-            self.counts.reused += match.length
-            self._rows.append(row)
-            if match.parts:
-                key = tuple((id(part.payload), part.used) for part in match.parts)
-                laid.setdefault(key, ([], match.parts))[0].append(row.slot)
-        for slots, parts in laid.values():
-            begin = 0
-            for part in parts:
-                self._runner.slots.put(slots, begin, part.payload, part.used)
-                begin += part.used
+            found = self._tree.match(row.tokens[:-1])
+            row.waits_for = self._leader(row.tokens[:-1], found.length + _WORTH_WAITING)
+            if row.waits_for is None:
+                self._waiting.remove(row)
+                row.found = found
+                self._rows.append(row)
+                admitted.append(row)
+        lengths = worth_holding([row.found for row in admitted], _WORTH_KEEPING)
+        for row, length in zip(admitted, lengths, strict=True):
+            self._seat(row, length)
+
+    def _seat(self, row: _Row, length: int) -> None:
+        """Give a row a slot, and the first `length` tokens of what is stored for it."""
+        hold = self._tree.hold(row.tokens[:length])
+        lent = Lent(hold, _WORTH_LENDING if self._runner.copies is None else length + 1)
+        row.slot = self._runner.slots.take(lent)
+        row.done = length
+        row.sequence.reused = min(length, len(row.sequence.prompt))
+        self.counts.reused += length
 
     def _leader(self, tokens: list[int], shared: int) -> _Row | None:
         """A row being read that begins with the same `shared` tokens."""
@@ -219,7 +229,8 @@ class Stepper:
         prompt = row.sequence.prompt
 
         def copy(begin: int) -> Stretch:
-            stretch = self._runner.slots.copy(row.slot, begin, len(prompt))
+            behind = self._runner.slots.behind(row.slot)
+            stretch = self._runner.slots.copy(row.slot, begin - behind, len(prompt) - behind)
             stored.append(stretch)
             return stretch
 

@@ -102,7 +102,7 @@ def test_w2_a_chain_of_thought_costs_a_run_for_each_free_token_shared_by_all(
 
     assert cost["read"] <= sum(own)
     # Two groups of prompts are read; then each run draws for all rows that are left.
-    assert cost["runs"] <= 130
+    assert cost["runs"] <= 150
     assert cost["rows_run"] == cost["decoded"]
     assert cost["decoded"] <= 1600
 

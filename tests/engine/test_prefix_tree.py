@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dspy_toolkit.engine.prefix_tree import PrefixTree, common_length
+from dspy_toolkit.engine.prefix_tree import (
+    Hold,
+    Match,
+    Part,
+    PrefixTree,
+    common_length,
+    worth_holding,
+)
 
 Stretch = tuple[int, ...]
 # Few different tokens, so that sequences share and part often.
@@ -37,6 +45,7 @@ class Storing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tree = tree(20)
+        self.holds: list[tuple[list[int], Hold[Stretch]]] = []
 
     @rule(tokens=sequences)
     def put(self, tokens: list[int]) -> None:
@@ -57,8 +66,41 @@ class Storing(RuleBasedStateMachine):
     @rule(tokens=sequences)
     def put_and_look(self, tokens: list[int]) -> None:
         store(self.tree, tokens)
+        there = found(self.tree, tokens)
 
-        assert found(self.tree, tokens) == tokens
+        assert there == tokens[: len(there)]
+        assert there == tokens or self.holds
+
+    @rule(tokens=sequences)
+    def hold(self, tokens: list[int]) -> None:
+        there = found(self.tree, tokens)
+        self.holds.append((there, self.tree.hold(tokens)))
+
+        assert self.holds[-1][1].length == len(there)
+
+    @precondition(lambda self: self.holds)
+    @rule(chance=st.randoms(use_true_random=False))
+    def let_go(self, chance: random.Random) -> None:
+        _, hold = self.holds.pop(chance.randrange(len(self.holds)))
+        hold.release()
+        hold.release()
+
+        assert hold.parts == ()
+
+    @invariant()
+    def what_is_held_stays_stored_and_is_what_it_was(self) -> None:
+        contents = self.contents()
+        for tokens, hold in self.holds:
+            there = [token for part in hold.parts for token in part.payload[: part.used]]
+
+            assert there == tokens
+            assert prefixes(tokens) <= contents
+
+    @invariant()
+    def only_holders_are_remembered(self) -> None:
+        remembered = {hold for node in self.tree._order for hold in node.holds}
+
+        assert remembered == {hold for tokens, hold in self.holds if tokens}
 
     @invariant()
     def budget_is_kept_and_counted_right(self) -> None:
@@ -86,6 +128,55 @@ class Storing(RuleBasedStateMachine):
             for lead, stretch in self.nodes()
             for n in range(len(stretch))
         }
+
+
+def test_who_holds_a_stretch_that_is_cut_holds_both_halves() -> None:
+    roomy = tree(100)
+    store(roomy, [1, 2, 3, 4, 5, 6])
+    long, short = roomy.hold([1, 2, 3, 4, 5]), roomy.hold([1, 2])
+    store(roomy, [1, 2, 3, 9])
+
+    assert long.parts == (Part((1, 2, 3), 3, 3), Part((4, 5, 6), 3, 2))
+    assert short.parts == (Part((1, 2, 3), 3, 2),)
+
+
+def test_what_is_held_makes_room_for_nothing() -> None:
+    small = tree(4)
+    store(small, [1, 1, 1])
+    hold = small.hold([1, 1, 1])
+    store(small, [2, 2])
+
+    assert found(small, [2, 2]) == []
+
+    hold.release()
+    store(small, [2, 2])
+
+    assert found(small, [2, 2]) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("matches", "lengths"),
+    [
+        # The whole of a stretch, and a little of the next one.
+        ([[("a", 100, 100), ("b", 50, 3)]], [100]),
+        # Ends inside one stretch, near each other and not.
+        (
+            [[("a", 100, 61)], [("a", 100, 60)], [("a", 100, 63)], [("a", 100, 80)]],
+            [60, 60, 60, 80],
+        ),
+        ([[("a", 100, 9)]], [0]),
+        ([[]], [0]),
+    ],
+)
+def test_rows_that_start_together_hold_what_they_can_share(
+    matches: list[list[tuple[str, int, int]]], lengths: list[int]
+) -> None:
+    found = [
+        Match(sum(used for *_, used in parts), tuple(Part(*part) for part in parts))
+        for parts in matches
+    ]
+
+    assert worth_holding(found, 10) == lengths
 
 
 def prefixes(tokens: Sequence[int]) -> set[Stretch]:
