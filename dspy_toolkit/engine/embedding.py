@@ -19,7 +19,7 @@ def mean_hidden(model: Any, tokens: list[int]) -> list[float]:
     near, but a model made for retrieval ranks better.
 
     Args:
-        model: mlx-lm's module; its last norm may be wrapped by the runner.
+        model: mlx-lm's module.
         tokens: at least one.
 
     Raises:
@@ -30,15 +30,7 @@ def mean_hidden(model: Any, tokens: list[int]) -> list[float]:
     )
     if inner is None:
         raise NoHiddenStates("its architecture does not show its hidden states")
-    norm: Any = getattr(inner, "norm", None)
-    places = getattr(norm, "_places", None)
-    try:
-        if places is not None:
-            norm._places = None
-        hidden = inner(mx.array([tokens]))
-    finally:
-        if places is not None:
-            norm._places = places
+    hidden = inner(mx.array([tokens]))
     if hidden.ndim != 3 or hidden.shape[1] != len(tokens):
         raise NoHiddenStates("its inner model gives no state for each token")
     mean = np.array(hidden[0].astype(mx.float32).mean(axis=0), dtype=np.float64)
