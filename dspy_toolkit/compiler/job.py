@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, Stopped, counted
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.journal import FILE as JOURNAL
+from dspy_toolkit.programs.journal import CallJournal
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import Metric, MetricError
 from dspy_toolkit.programs.modules import ModulePlan
@@ -120,7 +123,8 @@ def execute(
         ) as record,
         corrected(record.say),
         dspy.context(lm=job.lm, adapter=prompt_format(job.format), num_threads=job.threads),
-        counted(CallTally(record.run)) as tally,
+        closing(CallJournal(record.folder / JOURNAL)) as journal,
+        counted(CallTally(record.run, journal)) as tally,
         under(settings),
     ):
         try:

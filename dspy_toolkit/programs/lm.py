@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -14,9 +13,8 @@ from dspy.lm15 import Request
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
-from dspy_toolkit.events import CallFinished, emit
 from dspy_toolkit.programs.cache import current_settings, use_call_cache
-from dspy_toolkit.programs.calls import STOPPED, current_tally
+from dspy_toolkit.programs.model_call import async_model_call, model_call
 from dspy_toolkit.store.files import sha256_json
 
 
@@ -98,23 +96,33 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Answer a prompt or messages with a list of texts, or a `Request` with a `Response`."""
         if _is_typed(prompt, kwargs):
-            with self._measured():
-                return super().__call__(*self._seeded_request(prompt, kwargs), **kwargs)
+            request = self._seeded_request(prompt, kwargs)
+            with model_call(self, request, None, kwargs) as call:
+                if not call.known:
+                    call.answer = super().__call__(request, **kwargs)
+            return call.answer
         answers: list[Any] = []
         for each in self._samples(kwargs):
-            with self._measured():
-                answers += super().__call__(prompt, messages=messages, **each)
+            with model_call(self, prompt, messages, each) as call:
+                if not call.known:
+                    call.answer = super().__call__(prompt, messages=messages, **each)
+            answers += call.answer
         return answers
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same for coroutines."""
         if _is_typed(prompt, kwargs):
-            with self._measured():
-                return await super().acall(*self._seeded_request(prompt, kwargs), **kwargs)
+            request = self._seeded_request(prompt, kwargs)
+            async with async_model_call(self, request, None, kwargs) as call:
+                if not call.known:
+                    call.answer = await super().acall(request, **kwargs)
+            return call.answer
         answers: list[Any] = []
         for each in self._samples(kwargs):
-            with self._measured():
-                answers += await super().acall(prompt, messages=messages, **each)
+            async with async_model_call(self, prompt, messages, each) as call:
+                if not call.known:
+                    call.answer = await super().acall(prompt, messages=messages, **each)
+            answers += call.answer
         return answers
 
     def _samples(self, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -129,42 +137,12 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
             seed = _sample_seed(base, merged.get("rollout_id"), number)
             yield {**kwargs, **single, "seed": seed}
 
-    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> tuple[Request]:
+    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> Request:
         request: Request = kwargs.pop("request", None) or prompt
         if not request.config.temperature or request.config.seed is not None:
-            return (request,)
+            return request
         seed = _sample_seed(self.seed, kwargs.get("rollout_id"), 0)
-        return (replace(request, config=replace(request.config, seed=seed)),)
-
-    @contextmanager
-    def _measured(self) -> Iterator[None]:
-        tally = current_tally()
-        tally.begin()
-        meter = _Meter(dspy.settings.usage_tracker)
-        started = time.perf_counter()
-        error: str | None = None
-        try:
-            with dspy.context(usage_tracker=meter):
-                yield
-        except BaseException as problem:
-            # What broke because everything was stopped is no failure of its own.
-            error = STOPPED if tally.stopped else type(problem).__name__
-            tally.check()
-            raise
-        finally:
-            cached = error is None and not meter.answered
-            tally.end(cached=cached)
-            emit(
-                CallFinished(
-                    model=self.model,
-                    seconds=time.perf_counter() - started,
-                    input_tokens=meter.input_tokens,
-                    output_tokens=meter.output_tokens,
-                    cached=cached,
-                    error=error,
-                    run=tally.run,
-                )
-            )
+        return replace(request, config=replace(request.config, seed=seed))
 
 
 def local_lm(
@@ -247,23 +225,6 @@ def chosen_model(
     finally:
         if lm is None:
             used.release()
-
-
-class _Meter:
-    """Stands in for DSPy's usage tracker during one call: it hears of real answers only."""
-
-    def __init__(self, outer: Any) -> None:
-        self._outer = outer
-        self.answered = False
-        self.input_tokens = 0
-        self.output_tokens = 0
-
-    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
-        self.answered = True
-        self.input_tokens += usage.get("prompt_tokens") or 0
-        self.output_tokens += usage.get("completion_tokens") or 0
-        if self._outer is not None:
-            self._outer.add_usage(model, usage)
 
 
 def _is_typed(prompt: Any, kwargs: dict[str, Any]) -> bool:
