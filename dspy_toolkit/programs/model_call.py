@@ -63,7 +63,8 @@ class ModelCall:
     def _repeat(self, record: CallRecord, first: bool) -> None:
         self.known = True
         self._tally.note(made=record.made and first)
-        self._tell(replace(record, made=False, seconds=0.0), record.error and record.error["kind"])
+        error = None if record.error is None else str(record.error["kind"])
+        self._tell(replace(record, made=False, seconds=0.0), error)
         self.answer = record.result()
 
     @contextmanager
