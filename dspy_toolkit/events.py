@@ -224,6 +224,14 @@ class CandidateScored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalSkipped(Event):
+    """A proposal of the prompt model could not be used: an instruction, a rule, advice."""
+
+    run: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished(Event):
     """A compile run ended. `error` is None when it has a result."""
 

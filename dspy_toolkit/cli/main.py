@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import keys, models, runs, signatures
+from dspy_toolkit.cli import keys, models, optimizers, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
@@ -46,6 +46,7 @@ app.command("finetune")(finetune_command)
 app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
+app.add_typer(optimizers.app, name="optimizers")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 

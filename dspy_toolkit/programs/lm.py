@@ -15,6 +15,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.programs.cache import current_settings, use_call_cache
 from dspy_toolkit.programs.model_call import async_model_call, model_call
+from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm
 from dspy_toolkit.store.files import sha256_json
 
 
@@ -39,7 +40,12 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     With a temperature, every sample has its own seed, made from `seed`, the call's `rollout_id`
     and the sample's number, so that rollouts differ and a rerun repeats them. Copies share the
     engine; `copy(seed=...)` starts sampling elsewhere.
+
+    Attributes:
+        proposes: whether it is asked for instructions, rules and advice, not for the task itself.
     """
+
+    proposes = False
 
     def __init__(
         self,
@@ -160,7 +166,8 @@ def local_lm(
     Answers are cached in `<home>/cache` unless the settings turn that off.
 
     Args:
-        reference: "embedded", a folder that mlx-lm can load, or a hub id.
+        reference: "embedded", a folder that mlx-lm can load, a hub id, or an endpoint's model, see
+            `remote_lm`.
         adapter: folder of a LoRA or full fine-tune, laid over the weights.
         temperature: 0 takes the likeliest token every time.
         max_tokens: longest answer.
@@ -177,6 +184,12 @@ def local_lm(
 
     reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
     chosen = settings or current_settings()
+    if reference.startswith(PREFIX):
+        if adapter is not None or options:
+            raise InvalidInput("a remote model takes no adapter and no engine options")
+        return remote_lm(
+            reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
+        )
     use_call_cache(chosen)
     engine = open_engine(
         reference,
