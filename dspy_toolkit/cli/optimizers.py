@@ -67,8 +67,6 @@ def _story(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "training examples", f"at least {facts['least_train']}"
     if facts["extras"]:
         yield "packages", ", ".join(facts["extras"])
-    if facts["cache"]:
-        yield "answer cache", "needed"
     if facts["refused"]:
         yield "cannot be used", facts["refused"]
         return

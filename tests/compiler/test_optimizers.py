@@ -111,13 +111,6 @@ def test_too_few_examples_are_named_with_the_number_needed() -> None:
         row.check(row.settle({}), train=20)
 
 
-def test_one_that_asks_again_and_again_needs_the_cache() -> None:
-    row = optimizer("reanchor")
-
-    with pytest.raises(InvalidInput, match="needs the answer cache; set cache = true"):
-        row.check(row.settle({}), train=20, cache=False)
-
-
 def test_unknown_names_and_options_lead_to_the_nearest() -> None:
     with pytest.raises(InvalidInput, match="did you mean 'labeled_few_shot'"):
         optimizer("labelled_few_shot")

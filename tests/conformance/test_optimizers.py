@@ -19,7 +19,6 @@ from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.events import Event, ProposalSkipped, subscribed
 from dspy_toolkit.programs.artifact import ask
-from dspy_toolkit.programs.cache import use_call_cache
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.task import load_task
 from tests.programs.proposer import INSTRUCTION, Proposer, proposer_lm
@@ -61,7 +60,6 @@ class Case:
 
     options: Mapping[str, Any] = field(default_factory=dict)
     module: str = "predict"
-    cached: bool = False
     good: float = 0.8
     learns: bool = True
 
@@ -80,7 +78,7 @@ CASES: dict[str, Case] = {
     "simba": Case({"bsize": 8, "num_candidates": 3, "max_steps": 3}),
     "infer_rules": Case({**DEMOS, "num_candidates": 3}),
     "avatar_optimizer": Case({"max_iters": 2, "lower_bound": 0.5}, module="react", learns=False),
-    "reanchor": Case(cached=True, learns=False),
+    "reanchor": Case(learns=False),
     "ensemble": Case({**DEMOS, "num_candidate_programs": 3, "size": 3}),
 }
 PROPOSING = [name for name in CASES if OPTIMIZERS[name].needs.prompt_model]
@@ -96,9 +94,7 @@ def test_every_optimizer_of_the_table_is_tried() -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=tmp_path / "home", threads=4)
-    use_call_cache(found)
-    return found
+    return Settings(home=tmp_path / "home", threads=4)
 
 
 def task_for(case: Case, folder: Path) -> Path:
@@ -122,11 +118,9 @@ def task_for(case: Case, folder: Path) -> Path:
     return place
 
 
-def scripted(case: Case, seed_name: str) -> LocalLM:
-    engine = ScriptedEngine(answer, name=seed_name)
-    return LocalLM(
-        engine.model_string, engine=engine, async_engine=engine.async_twin, cache=case.cached
-    )
+def scripted() -> LocalLM:
+    engine = ScriptedEngine(answer)
+    return LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, cache=False)
 
 
 def compiled(
@@ -139,7 +133,7 @@ def compiled(
     threads: int = 4,
 ) -> tuple[CompileResult, LocalLM]:
     case = CASES[name]
-    lm = scripted(case, f"{folder.name}-{seed}-{threads}")
+    lm = scripted()
     options = CompileOptions(
         optimizer=name,
         options=case.options,
@@ -227,7 +221,7 @@ def test_one_that_cannot_be_used_says_why_before_anything_is_called(
     name: str, tmp_path: Path, settings: Settings
 ) -> None:
     task = load_task(task_for(Case(), tmp_path / "task"))
-    lm = scripted(Case(), "refused")
+    lm = scripted()
 
     with pytest.raises(InvalidInput, match=re.escape(OPTIMIZERS[name].refused)):
         compile_task(task, CompileOptions(optimizer=name, lm=lm), settings)

@@ -119,7 +119,7 @@ class _Passing:
 
 
 def _bootstrap_cost(options: Options, sizes: Sizes) -> Cost:
-    # All are asked, then those that were good once more for their traces, mostly from the cache.
+    # All are asked, then those that were good once more for their traces, which are known by then.
     return Cost(scored=sizes.train)
 
 
@@ -145,9 +145,7 @@ ROWS = (
         options=_TRAINING,
         compile=_bootstrap,
         cost=_bootstrap_cost,
-        needs=Needs(
-            teacher=True, program=_PROGRAM, cache=True, metric="any score with a threshold"
-        ),
+        needs=Needs(teacher=True, program=_PROGRAM, metric="any score with a threshold"),
         not_durable=_AGAIN,
     ),
     Optimizer(
@@ -162,9 +160,7 @@ ROWS = (
         ),
         compile=_together,
         cost=_together_cost,
-        needs=Needs(
-            teacher=True, program=_PROGRAM, cache=True, metric="any score with a threshold"
-        ),
+        needs=Needs(teacher=True, program=_PROGRAM, metric="any score with a threshold"),
         not_durable=_AGAIN,
     ),
 )

@@ -20,7 +20,6 @@ def cells(facts: Mapping[str, Any]) -> tuple[str, ...]:
         for word, used in (
             ("teacher", facts["teacher"]),
             ("prompt model", facts["prompt_model"]),
-            ("cache", facts["cache"]),
             *((extra, True) for extra in facts["extras"]),
         )
         if used

@@ -41,9 +41,9 @@ ROWS = (
         description="Asks for the probability of each decision and fits where to cut them.",
         options=(),
         compile=_compile,
-        # The bare program, then once for each decision; all else is answered from the cache.
+        # The bare program, then once for each decision; all else is known by then.
         cost=lambda options, sizes: Cost(scored=(1 + _DECISIONS) * sizes.train),
-        needs=Needs(program=_PROGRAM, cache=True),
+        needs=Needs(program=_PROGRAM),
         unforeseen="each decision is asked for in its turn, and two are taken for granted",
     ),
 )

@@ -100,7 +100,6 @@ class Needs:
         prompt_model: whether it calls the prompt model, which has to write well.
         train: least number of training examples, by its options and the table's defaults.
         extras: Python packages it needs beside the toolkit's own.
-        cache: whether it is too dear without the answer cache.
         program: what kind of program it works on, in words; empty for any.
         metric: what it takes the metric for.
     """
@@ -109,7 +108,6 @@ class Needs:
     prompt_model: bool = False
     train: Callable[[Options], int] = lambda options: 1
     extras: tuple[str, ...] = ()
-    cache: bool = False
     program: str = ""
     metric: str = "any score from 0 to 1"
 
@@ -152,13 +150,12 @@ class Optimizer:
         reject_unknown_keys(given, [each.name for each in self.options], f"optimizer {self.name}")
         return {each.name: each.read(given.get(each.name, each.default)) for each in self.options}
 
-    def check(self, options: Options, train: int, cache: bool = True) -> None:
+    def check(self, options: Options, train: int) -> None:
         """Refuse work that this optimizer cannot do, before anything is called.
 
         Args:
             options: settled.
             train: number of training examples.
-            cache: whether answers are kept.
 
         Raises:
             InvalidInput: with what to do.
@@ -170,11 +167,6 @@ class Optimizer:
             raise InvalidInput(
                 f"optimizer {self.name} needs at least {least} training examples with these "
                 f"options, and the task has {train}; add some, or change its options"
-            )
-        if self.needs.cache and not cache:
-            raise InvalidInput(
-                f"optimizer {self.name} asks every question many times and needs the answer "
-                "cache; set cache = true"
             )
 
     def facts(self) -> dict[str, Any]:
@@ -190,7 +182,6 @@ class Optimizer:
             "program": self.needs.program or None,
             "least_train": self.needs.train(defaults),
             "extras": list(self.needs.extras),
-            "cache": self.needs.cache,
             "calls": None if self.refused else self.cost(defaults, EIGHTY).calls(),
             "unforeseen": self.unforeseen or None,
             "durable": not (self.not_durable or self.refused),
