@@ -29,7 +29,7 @@ def _compile(program: dspy.Module, work: Work, options: Options) -> dspy.Module:
 
         def __init__(self) -> None:
             # DSPy's own asks for a `TypedPredictor`, which DSPy 3 has no more.
-            vars(self).update(metric=work.metric, optimize_for="max", **options)
+            self.__dict__.update(metric=work.metric, optimize_for="max", **options)
             self.comparator = dspy.Predict(Comparator)
             self.feedback_instruction = dspy.Predict(FeedbackBasedInstruction)
 
