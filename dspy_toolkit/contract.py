@@ -7,11 +7,10 @@ here. An engine makes one attempt per call: it raises a `dspy.lm15` error and ne
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol, TypeAlias
 
-from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
 from dspy._vendor.lm15.transports import (
     ReadTimeout,
     StdlibTransport,
@@ -73,6 +72,12 @@ StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | 
 # When whoever called the engine that runs here stops waiting, by `time.monotonic`. An engine may
 # read it to end a call whose answer nobody would hear; it never ends one earlier.
 gives_up_at: ContextVar[float] = ContextVar("dspy_toolkit_gives_up_at", default=math.inf)
+
+# Called by an engine when the answer it gives is another engine's than the one it is named after,
+# so that nobody keeps it as that one's.
+answered_in_place: ContextVar[Callable[[], None]] = ContextVar(
+    "dspy_toolkit_answered_in_place", default=lambda: None
+)
 
 
 class Engine(Protocol):
@@ -148,11 +153,9 @@ __all__ = [
     "UnsupportedFeatureError",
     "UnsupportedModelError",
     "Usage",
+    "answered_in_place",
     "error_from_event",
     "gives_up_at",
     "materialize_response",
-    "request_to_dict",
-    "response_from_dict",
-    "response_to_dict",
     "response_to_events",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -44,7 +45,10 @@ class CallFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class GenerationFinished(Event):
-    """An engine completed an answer. `finish_reason` is "stop" or "length"."""
+    """An engine completed an answer. `finish_reason` is "stop" or "length".
+
+    `run` is the run it was made for, where there is one.
+    """
 
     model: str
     input_tokens: int
@@ -52,6 +56,7 @@ class GenerationFinished(Event):
     seconds_to_first: float
     seconds: float
     finish_reason: str
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,51 +72,6 @@ class RequestFinished(Event):
     seconds: float
     error: str | None = None
     first_token_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionServed(Event):
-    """A served program was called where a prediction cache stands; `cached`: it had the answer."""
-
-    program: str
-    version: str
-    cached: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VersionSwitched(Event):
-    """A server answers with another version from now on; `before` is empty for the first one."""
-
-    program: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRefused(Event):
-    """A version was to be served and is not; what was served before still is."""
-
-    program: str
-    version: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRefused(Event):
-    """A request got no further than the door.
-
-    `reason` is "key", "scope", "rate", "full", "size", "slow", "host" or "stopping".
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RequestBroken(Event):
-    """A request met what nobody foresaw. `error` is its kind: what was asked is told nowhere."""
-
-    request: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +181,6 @@ class CandidateScored(Event):
     scores: tuple[float, ...]
     calls_made: int
     calls_cached: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProposalSkipped(Event):
-    """A proposal of the prompt model could not be used: an instruction, a rule, advice."""
-
-    run: str | None
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +325,9 @@ class RunResumed(Event):
 
 
 Handler = Callable[[Event], None]
+
+# The run that what happens here and now belongs to, where there is one.
+current_run: ContextVar[str | None] = ContextVar("dspy_toolkit_run", default=None)
 
 _lock = threading.Lock()
 _handlers: tuple[Handler, ...] = ()

@@ -19,6 +19,7 @@ from dspy_toolkit.events import (
     PhaseStarted,
     RunFinished,
     RunStarted,
+    current_run,
 )
 from dspy_toolkit.programs.calls import STOPPED
 from dspy_toolkit.store.files import storage_errors
@@ -48,7 +49,8 @@ class RunLogs:
 
     def __call__(self, event: Event) -> None:
         """Log an event of this run, or one that belongs to the process as a whole."""
-        if getattr(event, "run", self._run) != self._run:
+        nobodys = current_run.get() or self._run
+        if getattr(event, "run", nobodys) != self._run:
             return
         at = self._clock()
         record = {"at": round(at, 3), "event": type(event).__name__, **asdict(event)}

@@ -10,6 +10,7 @@ import dspy
 from dspy.adapters.utils import serialize_for_json
 
 from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.cache import current_settings
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM, local_lm
 from dspy_toolkit.programs.signature import dspy_signature
@@ -24,7 +25,9 @@ class Judge:
     """Scores answers with the registry's `judge` signature, from 0 (wrong) to 1 (fully right).
 
     The model is the program's own unless another is named; that one is opened at the first
-    answer. A verdict that cannot be read counts as a failed example, like an answer that cannot.
+    answer. Signature and model are those of the settings around that answer
+    (`programs.cache.under`). A verdict that cannot be read counts as a failed example, like an
+    answer that cannot.
     """
 
     def __init__(self, fields: tuple[str, ...], model: str | None, criteria: str) -> None:
@@ -33,12 +36,13 @@ class Judge:
         self._criteria = criteria
         self._lock = threading.Lock()
         self._lm: LocalLM | None = None
-        self._predict = dspy.Predict(dspy_signature(find("judge")))
+        self._predict: dspy.Predict | None = None
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any) -> float:
         # The judge's own steps must not be taken for steps of the program.
-        with dspy.context(lm=self._opened(), adapter=prompt_format("chat"), trace=None):
-            verdict = self._predict(
+        lm, predict = self._opened()
+        with dspy.context(lm=lm, adapter=prompt_format("chat"), trace=None):
+            verdict = predict(
                 task=_fields(example.inputs().toDict()),
                 answer=_fields({name: getattr(prediction, name, None) for name in self._fields}),
                 criteria=self._criteria,
@@ -46,18 +50,22 @@ class Judge:
             )
         return (float(verdict.score) - _WORST) / (_BEST - _WORST)
 
-    def _opened(self) -> Any:
-        if self._model is None:
-            return dspy.settings.lm
+    def _opened(self) -> tuple[Any, Any]:
         with self._lock:
+            settings = current_settings()
+            if self._predict is None:
+                self._predict = dspy.Predict(dspy_signature(find("judge", settings=settings)))
+            if self._model is None:
+                return dspy.settings.lm, self._predict
             if self._lm is None:
-                self._lm = local_lm(self._model, max_tokens=_MAX_TOKENS)
-            return self._lm
+                self._lm = local_lm(self._model, max_tokens=_MAX_TOKENS, settings=settings)
+            return self._lm, self._predict
 
     def close(self) -> None:
-        """Give back the model that was opened, if any; the next answer opens it again."""
+        """Give back what was opened, if anything was; the next answer opens it again."""
         with self._lock:
             opened, self._lm = self._lm, None
+            self._predict = None
         if opened is not None:
             opened.release()
 

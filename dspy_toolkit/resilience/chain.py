@@ -16,6 +16,7 @@ from dspy_toolkit.contract import (
     Response,
     StreamEndEvent,
     StreamEvent,
+    answered_in_place,
     materialize_response,
 )
 from dspy_toolkit.events import FallbackUsed, emit
@@ -103,7 +104,7 @@ class Chain:
         link, response = await self._through(self._call(request), _complete)
         for memory in link.memories:
             memory.remember(request, response)
-        return replace(response, provider_data=_signed(response.provider_data, link))
+        return replace(response, provider_data=self._signed(response.provider_data, link))
 
     async def stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
         """Answer a request piece by piece; engines are changed before the first token only."""
@@ -117,7 +118,7 @@ class Chain:
                     stream.attempt.succeeded()
                     for memory in link.memories:
                         memory.remember(request, materialize_response(iter(kept), request))
-                    event = replace(event, provider_data=_signed(event.provider_data, link))
+                    event = replace(event, provider_data=self._signed(event.provider_data, link))
                 yield event
         finally:
             await stream.close()
@@ -145,6 +146,7 @@ class Chain:
             raise EveryEngineFailed(failures) from others[-1]
         raise first
 
-
-def _signed(provider_data: Any, link: _Link) -> dict[str, Any]:
-    return {**(provider_data or {}), ANSWERED_BY: link.guard.name}
+    def _signed(self, provider_data: Any, link: _Link) -> dict[str, Any]:
+        if link.guard.name != self._policy.primary:
+            answered_in_place.get()()
+        return {**(provider_data or {}), ANSWERED_BY: link.guard.name}

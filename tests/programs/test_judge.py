@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import dspy
@@ -9,6 +10,7 @@ import pytest
 from dspy_toolkit.config import Settings
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.metrics import named_metric
+from dspy_toolkit.registry import find, save
 from tests.engine.tiny import write_model
 from tests.programs.tasks import chat, scripted_lm
 
@@ -69,3 +71,16 @@ def test_a_judge_gives_its_own_model_back_and_opens_it_again(tmp_path: Path) -> 
         counts.append(engine_threads())
 
     assert counts == [1, 0, 1, 0]
+
+
+def test_a_judge_takes_signature_and_model_from_the_settings_around_it(tmp_path: Path) -> None:
+    own = replace(find("judge"), version="9.0.0", instructions="Be strict, this is an exam.")
+    folder = Settings(home=tmp_path).signatures
+    save(own, folder)
+    metric = named_metric("judge", ["answer"])
+    lm = scripted_lm(lambda request: chat(reason="It says so.", score=1))
+
+    with under(Settings(home=tmp_path)), dspy.context(lm=lm):
+        metric(EXAMPLE, dspy.Prediction(answer="x"))
+
+    assert "this is an exam" in lm.engine.requests[0]
