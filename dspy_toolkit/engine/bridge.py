@@ -12,6 +12,7 @@ from dspy.clients.engines.base import validate_request
 
 from dspy_toolkit.engine.chat import Turn
 from dspy_toolkit.engine.output import Piece, Score
+from dspy_toolkit.engine.weighing import Choice, read_choices
 
 Request: TypeAlias = lm15.Request
 Response: TypeAlias = lm15.Response
@@ -36,6 +37,8 @@ SUPPORTED_PARAMS = (
 SCHEMA_PARAMS = ("response_format",)
 # Inside a JSON schema: a grammar in llguidance's dialect of Lark, which is taken instead of it.
 GRAMMAR_KEY = "x-dspy-toolkit-grammar"
+# Beside the grammar: the choices to weigh, a list of `{"name", "after", "options", "end"}`.
+OPTIONS_KEY = "x-dspy-toolkit-options"
 TOOL_PARAMS = ("tools", "tool_choice")
 REASONING_PARAMS = ("reasoning_effort",)
 
@@ -45,7 +48,7 @@ class Ask:
     """A request in the engine's own words; None where the caller left a value open.
 
     `schema` is the JSON schema the answer is to fulfil, with `GRAMMAR_KEY` in it if a grammar is
-    to be taken instead.
+    to be taken instead. `choices` are the places in the answer whose options are to be weighed.
     """
 
     turns: list[Turn]
@@ -62,6 +65,7 @@ class Ask:
     thinking: bool | None = None
     extensions: dict[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Answer:
         cached_tokens: those of the tokens read that an earlier call had read already.
         calls: tool calls, in order; they stand after the text.
         late: those of the pieces that no stream has brought, because they looked like calls.
+        weights: the options' probabilities, by the names of their choices.
     """
 
     pieces: Sequence[Piece]
@@ -94,6 +99,7 @@ class Answer:
     calls: Sequence[Call] = ()
     late: Sequence[Piece] = ()
     cached_tokens: int = 0
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def read_request(request: Request, tools: bool, thinking: bool) -> Ask:
@@ -106,7 +112,7 @@ def read_request(request: Request, tools: bool, thinking: bool) -> Ask:
 
     Raises:
         lm15.UnsupportedFeatureError: it asks for what the engine cannot do.
-        lm15.InvalidRequestError: it holds no text, or an unknown extension.
+        lm15.InvalidRequestError: it holds no text, an unknown extension, or broken choices.
     """
     validate_request(request)
     config = request.config
@@ -137,6 +143,7 @@ def read_request(request: Request, tools: bool, thinking: bool) -> Ask:
         thinking=None if config.reasoning is None else not config.reasoning.is_off,
         extensions=extensions,
         schema=_schema(config.response_format),
+        choices=_choices(config),
     )
 
 
@@ -146,8 +153,23 @@ def _schema(form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         return None
     if form["type"] == "json_object":
         return {"type": "object"}
-    schema: Mapping[str, Any] = form["schema"]
-    return schema
+    return {key: value for key, value in form["schema"].items() if key != OPTIONS_KEY}
+
+
+def _choices(config: lm15.Config) -> tuple[Choice, ...]:
+    if config.probabilities in (None, "off"):
+        return ()
+    entries = (config.response_format or {}).get("schema", {}).get(OPTIONS_KEY)
+    if entries is None:
+        if config.probabilities == "required":
+            raise unsupported(
+                "config.probabilities", f"probabilities without {OPTIONS_KEY!r} in the schema"
+            )
+        return ()
+    try:
+        return read_choices(entries)
+    except ValueError as error:
+        raise invalid(f"{OPTIONS_KEY}: {error}") from None
 
 
 def _refuse(config: lm15.Config, tools: bool, can_call: bool, can_think: bool) -> None:
@@ -159,10 +181,6 @@ def _refuse(config: lm15.Config, tools: bool, can_call: bool, can_think: bool) -
         "config.service_tier": (config.service_tier, "service tiers"),
         "config.store": (config.store or None, "storing answers"),
         "config.cache": (config.cache, "prompt cache settings"),
-        "config.probabilities": (
-            config.probabilities if config.probabilities == "required" else None,
-            "probabilities of the options",
-        ),
         "config.tool_choice": (
             config.tool_choice
             if config.tool_choice and config.tool_choice.mode == "required"
@@ -298,6 +316,8 @@ class Translator:
         for kind, text in _runs(answer.pieces):
             parts.append(lm15.ThinkingPart(text) if kind == "thinking" else lm15.TextPart(text))
         parts += [lm15.ToolCallPart(call.id, call.name, call.arguments) for call in answer.calls]
+        if answer.weights:
+            parts.append(_weighed(answer.weights))
         scores = [self._score(s) for p in answer.pieces if p.kind == "text" for s in p.scores]
         return Response(
             id=None,
@@ -331,6 +351,13 @@ class Translator:
                 for token, logprob in score.top
             ),
         )
+
+
+def _weighed(weights: Mapping[str, Mapping[str, float]]) -> lm15.DataPart:
+    """Probabilities in lm15's form, beside the likeliest option of each choice."""
+    found = {name: dict(each) for name, each in weights.items()}
+    likeliest = {name: max(each, key=each.__getitem__) for name, each in found.items()}
+    return lm15.DataPart(likeliest, probabilities=found, method="candidate_sequence_likelihood")
 
 
 def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, str]]:

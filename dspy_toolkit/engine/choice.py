@@ -11,18 +11,27 @@ import numpy as np
 from dspy_toolkit.engine.output import Score
 from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
 from dspy_toolkit.engine.sequence import Drawn, Sequence
+from dspy_toolkit.engine.weighing import Weigher
 
 
 class Chooser:
-    """Draws for one row."""
+    """Draws for one row.
+
+    Attributes:
+        weigher: knows which options are to be weighed, or None.
+    """
 
     def __init__(self, sequence: Sequence) -> None:
         self._sequence = sequence
-        self._sampler = make_sampler(sequence.sampling, len(sequence.answer))
+        self._sampler = make_sampler(sequence.sampling)
         self._processors = make_processors(sequence.sampling, len(sequence.prompt))
         self._tokens = [*sequence.prompt, *sequence.answer]
         grammar = sequence.grammar
         self._guide = None if grammar is None else grammar.start(sequence.answer)
+        self.weigher = None
+        if grammar is not None and sequence.choices:
+            self.weigher = Weigher(sequence.choices, grammar.tokenizer, sequence.weights)
+            self._look(sequence.answer, forced=len(sequence.answer))
 
     @property
     def ended(self) -> bool:
@@ -31,9 +40,13 @@ class Chooser:
 
     def forced(self) -> list[Drawn]:
         """The tokens that must come next, the one that ends the answer among them."""
+        return self._forced([])
+
+    def _forced(self, drawn: list[int]) -> list[Drawn]:
         if self._guide is None:
             return []
         tokens = self._guide.forced()
+        self._look([*drawn, *tokens], forced=len(tokens))
         if self._guide.ended:
             tokens.append(self._guide.eos)
         self._tokens += tokens
@@ -60,7 +73,10 @@ class Chooser:
             tokens = greedy(logprobs)
         else:
             tokens = mx.concatenate(
-                [chooser._sampler(logprobs[n : n + 1]) for n, chooser in enumerate(choosers)]
+                [
+                    chooser._sampler(logprobs[n : n + 1], chooser._drawn)
+                    for n, chooser in enumerate(choosers)
+                ]
             )
         scored = any(chooser._sequence.logprobs is not None for chooser in choosers)
         mx.eval(due, tokens, logprobs if scored else [])
@@ -88,7 +104,16 @@ class Chooser:
         if self._guide is None:
             return [drawn]
         self._guide.take(token)
-        return [drawn, *self.forced()]
+        return [drawn, *self._forced([token])]
+
+    @property
+    def _drawn(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self._tokens) - len(self._sequence.prompt)
+
+    def _look(self, tokens: list[int], forced: int) -> None:
+        if self.weigher is not None and self._guide is not None:
+            self.weigher.go_on(tokens, forced, self._guide.coming())
 
     def _score(self, token: int, scores: np.ndarray | None) -> Score | None:
         wanted = self._sequence.logprobs

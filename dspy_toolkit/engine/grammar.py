@@ -29,9 +29,14 @@ class GrammarStuck(RuntimeError):
 
 
 class Grammar:
-    """A grammar that rows can be held to."""
+    """A grammar that rows can be held to.
 
-    def __init__(self, matcher: LLMatcher, eos: int) -> None:
+    Attributes:
+        tokenizer: llguidance's, of the model.
+    """
+
+    def __init__(self, matcher: LLMatcher, tokenizer: Any, eos: int) -> None:
+        self.tokenizer = tokenizer
         self._matcher = matcher
         self._eos = eos
 
@@ -74,6 +79,10 @@ class Guide:
         for token in tokens:
             self.take(token)
         return tokens
+
+    def coming(self) -> bytes:
+        """What must come next beyond that, of which no tokens are certain yet."""
+        return bytes(self._matcher.compute_ff_bytes())
 
     def allowed(self, vocabulary: int) -> np.ndarray:
         """Which tokens may come next, as booleans by token id.
@@ -150,4 +159,4 @@ class Grammars:
             raise GrammarBroken(f"{error}") from None
         if matcher.is_error():
             raise GrammarBroken(str(matcher.get_error()).strip().splitlines()[0])
-        return Grammar(matcher, self._eos[0])
+        return Grammar(matcher, self._tokenizer, self._eos[0])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -37,6 +38,7 @@ class MlxEngine:
         supports_function_calling: whether the model's template takes tools.
         supports_reasoning: whether the model marks off its thinking.
         supports_response_schema: whether output can be held to a schema.
+        supports_probabilities: whether the options in such output can be weighed.
         supported_params: the parameters of a call that have an effect.
     """
 
@@ -55,6 +57,7 @@ class MlxEngine:
         self.supports_function_calling = self._chat.takes_tools
         self.supports_reasoning = self._chat.thinks
         self.supports_response_schema = self._worker.facts.unshared is None
+        self.supports_probabilities = self.supports_response_schema
         self.supported_params = frozenset(
             (
                 *bridge.SUPPORTED_PARAMS,
@@ -81,7 +84,7 @@ class MlxEngine:
 
     def stats(self) -> Counts:
         """What this model has done in this process so far."""
-        return self._worker.counts
+        return replace(self._worker.counts, joined=self.facts.flights.joined)
 
     def samples(self) -> list[EngineSampled]:
         """How the model stands now, as events for metrics and watchdogs."""
@@ -247,6 +250,7 @@ class MlxEngine:
             streaming=streaming,
             logprobs=ask.logprobs,
             grammar=None if ask.schema is None else self._grammar(ask.schema, text),
+            choices=ask.choices,
         )
 
     def _grammar(self, schema: Mapping[str, Any], prompt: str) -> Grammar:

@@ -76,10 +76,16 @@ class Markers:
 
 
 class OutputReader:
-    """Turns the tokens of one answer into pieces, holding back what may be part of a marker."""
+    """Turns the tokens of one answer into pieces, holding back what may be part of a marker.
+
+    Attributes:
+        rules: what the pieces depend on besides the tokens.
+        stopped: whether a stop string has ended the answer.
+    """
 
     def __init__(self, detokenizer: Detokenizer, markers: Markers, begins: Kind = "text") -> None:
         self._detokenizer = detokenizer
+        self.rules = (markers, begins)
         self._markers = markers
         self._kind: Kind = begins
         self._finder = MarkerFinder(markers.of(begins))

@@ -16,7 +16,7 @@ from dspy_toolkit.engine.device import Device
 from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.output import Score
-from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
+from dspy_toolkit.engine.sampling import counting, greedy, make_processors, make_sampler
 from dspy_toolkit.engine.sequence import Drawn, Sequence
 from dspy_toolkit.engine.stats import Counts
 
@@ -49,7 +49,7 @@ class PlainStepper:
         (uid,) = self._generator.insert(
             [sequence.prompt + sequence.answer],
             max_tokens=[_NO_LIMIT],
-            samplers=[make_sampler(sequence.sampling, len(sequence.answer))],
+            samplers=[counting(make_sampler(sequence.sampling), len(sequence.answer))],
             logits_processors=[make_processors(sequence.sampling, len(sequence.prompt))],
         )
         self._rows[uid] = sequence

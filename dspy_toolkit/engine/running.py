@@ -7,12 +7,13 @@ from typing import Any
 
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat
+from dspy_toolkit.engine.flights import Flight
 from dspy_toolkit.engine.sequence import Failed, Finished, Message, Sequence
 from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.start import Facts
 from dspy_toolkit.engine.tools import read_calls
 from dspy_toolkit.engine.worker import EngineStopped, Worker
-from dspy_toolkit.events import GenerationFinished, emit
+from dspy_toolkit.events import GenerationFinished, current_run, emit
 
 
 class RunningCall:
@@ -32,13 +33,15 @@ class RunningCall:
         self._model = model
         self._ask = ask
         self._sequence = sequence
+        self._sink = sequence.sink
+        self._flight: Flight | None = None
         self.translator = translator
         self.done = False
 
     def start(self) -> None:
-        """Hand the call to the engine thread."""
+        """Hand the call to the engine thread, or hear an equal one that is there already."""
         try:
-            self._worker.submit(self._sequence)
+            self._flight = self._worker.facts.flights.board(self._sequence, self._worker)
         except EngineStopped as error:
             self.done = True
             raise bridge.server_error(str(error)) from None
@@ -59,9 +62,9 @@ class RunningCall:
         yield self.translator.end(answer)
 
     def leave(self) -> None:
-        """Free the row if the answer is no longer wanted."""
-        if not self.done:
-            self._worker.cancel(self._sequence)
+        """Free the row if the answer is no longer wanted, by nobody else either."""
+        if not self.done and self._flight is not None:
+            self._worker.facts.flights.leave(self._flight, self._sink, self._worker)
 
     def _finished(self, message: Message) -> Finished:
         self.done = True
@@ -71,17 +74,22 @@ class RunningCall:
             )
         if not isinstance(message, Finished):
             raise AssertionError(f"a call that does not stream was sent {message!r}")
+        if self._flight is not None and self._worker.facts.flights.first(self._flight):
+            self._report(message)
+        return message
+
+    def _report(self, finished: Finished) -> None:
         emit(
             GenerationFinished(
                 model=self._model,
-                input_tokens=message.prompt_tokens,
-                output_tokens=message.output_tokens,
-                seconds_to_first=message.seconds_to_first,
-                seconds=message.seconds,
-                finish_reason=message.reason,
+                input_tokens=finished.prompt_tokens,
+                output_tokens=finished.output_tokens,
+                seconds_to_first=finished.seconds_to_first,
+                seconds=finished.seconds,
+                finish_reason=finished.reason,
+                run=current_run.get(),
             )
         )
-        return message
 
     def _answer(self, finished: Finished) -> bridge.Answer:
         spoken = read_calls(finished.pieces, self._ask.tools, self._chat)
@@ -98,4 +106,5 @@ class RunningCall:
                 for number, (name, arguments) in enumerate(spoken.calls)
             ],
             late=spoken.broken,
+            weights=finished.weights,
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-Sampler = Callable[[mx.array], mx.array]
+Sampler = Callable[[mx.array, int], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -38,35 +38,42 @@ class Sampling:
     seed: int | None = None
 
 
-def greedy(logprobs: mx.array) -> mx.array:
-    """Take the likeliest token of each row; (batch, vocab) to (batch,)."""
+def greedy(logprobs: mx.array, number: int = 0) -> mx.array:
+    """Take the likeliest token of each row; (batch, vocab) to (batch,). `number` is nothing."""
     return mx.argmax(logprobs, axis=-1)
 
 
-def make_sampler(sampling: Sampling, drawn: int) -> Sampler:
+def make_sampler(sampling: Sampling) -> Sampler:
     """Build the sampler of one row.
 
-    Args:
-        sampling: what the caller asked for.
-        drawn: tokens of this answer that were drawn before, when a row is run again.
-
     Returns:
-        (1, vocab) logprobs to (1,) token. Greedy rows share one function, which mlx-lm then
-        calls once for all of them.
+        (1, vocab) logprobs, and how many tokens of the answer come before, to (1,) token. Greedy
+        rows share one function, which takes any number of rows at once.
     """
     if sampling.temperature == 0:
         return greedy
     seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+
+    def sample(logprobs: mx.array, number: int) -> mx.array:
+        # Half precision would round many different tokens to the same score.
+        kept = keep_top_p(logprobs.astype(mx.float32), sampling.top_p)
+        kept = keep_top_k(keep_min_p(kept, sampling.min_p), sampling.top_k)
+        key = token_key(seed, number)
+        return mx.random.categorical(kept * (1.0 / sampling.temperature), key=key)
+
+    return sample
+
+
+def counting(sampler: Sampler, drawn: int) -> Callable[[mx.array], mx.array]:
+    """A sampler that counts the answer's tokens itself, from `drawn` on."""
+    if sampler is greedy:
+        return greedy  # mlx-lm calls it once for all such rows
     count = drawn
 
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal count
-        # Half precision would round many different tokens to the same score.
-        kept = keep_top_p(logprobs.astype(mx.float32), sampling.top_p)
-        kept = keep_top_k(keep_min_p(kept, sampling.min_p), sampling.top_k)
-        key = token_key(seed, count)
         count += 1
-        return mx.random.categorical(kept * (1.0 / sampling.temperature), key=key)
+        return sampler(logprobs, count - 1)
 
     return sample
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,9 @@ from dspy_toolkit.engine.sampling import Sampling
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.grammar import Grammar
+    from dspy_toolkit.engine.weighing import Choice
+
+Weights = dict[str, dict[str, float]]
 
 FinishReason = Literal["stop", "length"]
 
@@ -36,6 +39,7 @@ class Finished:
         output_tokens: tokens drawn, the one that ends the answer among them.
         seconds_to_first: from submission to the first token.
         seconds: from submission to the last.
+        weights: probabilities of options, by the names of the choices that were to be weighed.
     """
 
     reason: FinishReason
@@ -45,6 +49,7 @@ class Finished:
     output_tokens: int
     seconds_to_first: float
     seconds: float
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Sequence:
         logprobs: None for no scores, else how many of the likeliest tokens to score beside the
             drawn one.
         grammar: what the answer is held to, or None.
+        choices: places in the answer where options are to be weighed; they need a grammar.
         cancelled: set by the caller, from any thread, when nobody waits for the answer any more.
         reused: tokens of the prompt that were not read, because another call had read them.
     """
@@ -85,10 +91,12 @@ class Sequence:
     streaming: bool = False
     logprobs: int | None = None
     grammar: Grammar | None = None
+    choices: tuple[Choice, ...] = ()
     cancelled: bool = False
     reused: int = 0
     answer: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
+    weights: Weights = field(default_factory=dict)
     submitted: float = field(default_factory=time.perf_counter)
     first: float | None = None
     ended: bool = False
@@ -133,4 +141,5 @@ class Sequence:
             output_tokens=len(self.answer),
             seconds_to_first=(self.first or now) - self.submitted,
             seconds=now - self.submitted,
+            weights=self.weights,
         )

@@ -69,6 +69,17 @@ class Lent:
         self._hold.release()
 
 
+class Borrowed(Lent):
+    """The same for a fork of a row, which ends before the row does and lets nothing go."""
+
+    def __init__(self, lent: Lent) -> None:
+        self._hold, self._inside, self.length = lent._hold, lent._inside, lent.length
+        self.copied = []
+
+    def release(self) -> None:
+        """Leave that to the row."""
+
+
 class Slots:
     """The rows' memory, and what the next step of the model shall see of it.
 
@@ -112,6 +123,17 @@ class Slots:
         for stretch, used in () if lent is None else lent.copied:
             self._put(slot, stretch, used)
         return slot
+
+    def fork(self, slot: int, length: int) -> int:
+        """Reserve a slot for a row that goes on from the first `length` tokens of another one.
+
+        Free it before that one.
+        """
+        lent, own = self.lent[slot], length - self.behind(slot)
+        stretch = self.copy(slot, 0, own)
+        fork = self.take(None if lent is None else Borrowed(lent))
+        self._put(fork, stretch, own)
+        return fork
 
     def behind(self, slot: int) -> int:
         """Tokens that a row looks back at outside of its slot."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_toolkit.engine.device import Device, limit_memory
 from dspy_toolkit.engine.file_limit import file_limit_kept
+from dspy_toolkit.engine.flights import Flights
 from dspy_toolkit.engine.grammar import Grammars
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.source import ModelSource
@@ -27,6 +28,7 @@ class Facts:
         copies: why each call has a copy of what calls have in common and reads that in every step,
             or None where a step reads it once for all of them.
         grammars: reads grammars for its tokenizer.
+        flights: the calls in work.
     """
 
     tokenizer: Any
@@ -38,6 +40,7 @@ class Facts:
     unshared: str | None
     grammars: Grammars
     copies: str | None = None
+    flights: Flights = field(default_factory=Flights)
 
 
 def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:

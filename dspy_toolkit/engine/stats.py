@@ -14,6 +14,8 @@ class Counts:
         reused: prompt tokens that did not, because what they begin with was stored.
         decoded: answer tokens drawn from the model's scores.
         forced: answer tokens that a grammar left no choice about.
+        joined: calls that another call's answer was for too, as they asked for the same.
+        weighed: tokens that went through the model only to weigh options.
         runs: times the model was run.
         rows_run: rows that took part in all runs together.
     """
@@ -22,6 +24,8 @@ class Counts:
     reused: int = 0
     decoded: int = 0
     forced: int = 0
+    joined: int = 0
+    weighed: int = 0
     runs: int = 0
     rows_run: int = 0
 

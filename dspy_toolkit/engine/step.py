@@ -18,6 +18,7 @@ from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
 from dspy_toolkit.engine.prefix_tree import Match, PrefixTree, worth_holding
 from dspy_toolkit.engine.runner import Runner
+from dspy_toolkit.engine.scoring import Asked, score
 from dspy_toolkit.engine.sequence import Drawn, Sequence
 from dspy_toolkit.engine.slots import Lent, Stretch, split_stretch, stretch_bytes
 from dspy_toolkit.engine.stats import Counts
@@ -59,6 +60,12 @@ class _Row:
     waits_for: _Row | None = None
     found: Match[Stretch] = _NOTHING
     ready: list[Drawn] = field(default_factory=list)
+
+    @property
+    def matchable(self) -> int:
+        """How many tokens may be taken from elsewhere; a fork needs those of the answer."""
+        known = len(self.tokens) - 1
+        return min(known, len(self.sequence.prompt)) if self.sequence.choices else known
 
 
 class Stepper:
@@ -151,8 +158,8 @@ class Stepper:
                 break
             if row.waits_for is not None and row.waits_for.reads:
                 continue
-            found = self._tree.match(row.tokens[:-1])
-            row.waits_for = self._leader(row.tokens[:-1], found.length + _WORTH_WAITING)
+            found = self._tree.match(row.tokens[: row.matchable])
+            row.waits_for = self._leader(row.tokens[: row.matchable], found.length + _WORTH_WAITING)
             if row.waits_for is None:
                 self._waiting.remove(row)
                 row.found = found
@@ -215,6 +222,7 @@ class Stepper:
             return []
         if len(finished) < len(shares):
             logits = logits[mx.array([place for place, _ in finished])]
+        self._weigh([row for _, row in finished], logits)
         drawn = Chooser.draw([row.chooser for _, row in finished], logits, due)
         result = []
         for (_, row), tokens in zip(finished, drawn, strict=True):
@@ -223,6 +231,23 @@ class Stepper:
             self.counts.forced += len(tokens) - 1
             result += [(row.sequence, each) for each in tokens]
         return result
+
+    def _weigh(self, rows: list[_Row], logits: mx.array) -> None:
+        """Score the options of rows that have come to a choice; logits are (rows, vocab)."""
+        asked, weighers = [], []
+        for place, row in enumerate(rows):
+            weigher = row.chooser.weigher
+            if weigher is not None and weigher.question is not None:
+                base = len(row.sequence.prompt) + weigher.question.base
+                lead = row.tokens[base - 1 : base] if base < len(row.tokens) else []
+                length = base - len(lead)
+                asked.append(Asked(row.slot, length, lead, logits[place], weigher.question))
+                weighers.append(weigher)
+        if asked:
+            for weigher, found in zip(
+                weighers, score(self._runner, asked, self.counts), strict=True
+            ):
+                weigher.settle(found)
 
     def _store(self, row: _Row, stored: list[Stretch]) -> None:
         row.reads = False

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.engine.sampling import (
     Sampling,
+    counting,
     greedy,
     keep_min_p,
     keep_top_k,
@@ -84,7 +85,7 @@ def test_the_same_seed_draws_the_same_tokens_and_another_one_others() -> None:
     flat = of([0.125] * 8)
 
     def drawn(seed: int) -> list[int]:
-        sample = make_sampler(Sampling(temperature=1.0, seed=seed), 0)
+        sample = counting(make_sampler(Sampling(temperature=1.0, seed=seed)), 0)
         return [drawn_by(sample, flat) for _ in range(32)]
 
     assert drawn(1) == drawn(1)
@@ -95,7 +96,7 @@ def test_without_a_seed_draws_differ() -> None:
     flat = of([1 / 64] * 64)
     draws = set()
     for _ in range(4):
-        sample = make_sampler(Sampling(temperature=1.0), 0)
+        sample = counting(make_sampler(Sampling(temperature=1.0)), 0)
         draws.add(tuple(drawn_by(sample, flat) for _ in range(8)))
 
     assert len(draws) == 4
@@ -103,9 +104,9 @@ def test_without_a_seed_draws_differ() -> None:
 
 def test_a_row_taken_up_again_goes_on_where_it_was() -> None:
     flat, sampling = of([0.125] * 8), Sampling(temperature=1.0, seed=5)
-    whole = make_sampler(sampling, 0)
+    whole = counting(make_sampler(sampling), 0)
     tokens = [drawn_by(whole, flat) for _ in range(8)]
-    again = make_sampler(sampling, 4)
+    again = counting(make_sampler(sampling), 4)
 
     assert [drawn_by(again, flat) for _ in range(4)] == tokens[4:]
 
@@ -120,13 +121,15 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def test_temperature_sharpens() -> None:
-    sample = make_sampler(Sampling(temperature=0.05, seed=1), 0)
+    sample = counting(make_sampler(Sampling(temperature=0.05, seed=1)), 0)
 
     assert {drawn_by(sample, of([0.4, 0.6])) for _ in range(50)} == {1}
 
 
 def test_temperature_zero_is_greedy_whatever_else_is_asked() -> None:
-    assert make_sampler(Sampling(temperature=0, top_p=0.1, seed=3), 0) is greedy
+    chosen = make_sampler(Sampling(temperature=0, top_p=0.1, seed=3))
+
+    assert counting(chosen, 0) is greedy
 
 
 def test_presence_is_taken_once_and_frequency_each_time_from_the_answer_alone() -> None:
