@@ -10,7 +10,7 @@ import dspy
 from dspy import lm15
 
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.grammar import answer_format
+from dspy_toolkit.programs.guided import answer_format
 
 _WORDS = (
     "order ticket policy refund late team parcel urgent invoice account driver broken screen "

@@ -13,7 +13,7 @@ from dspy.teleprompt import BootstrapFinetune
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import evaluate
 from dspy_toolkit.compiler.job import CompileResult, Job, execute
-from dspy_toolkit.compiler.optimizers import Cost, Optimizer
+from dspy_toolkit.compiler.optimizers import Optimizer
 from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.compiler.run import CompileOptions, compile_task, open_model
 from dspy_toolkit.config import Settings, load_settings
@@ -29,7 +29,6 @@ from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import copy_files, write_text
 
 NAME = "bootstrap_finetune"
-_FORMATS = ("chat", "chat_only", "xml")
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,10 @@ def finetune_task(
         settings: where runs lie; read from the environment when left out.
 
     Raises:
-        InvalidInput: the prompt format cannot be fine-tuned with, or no answer is good enough.
+        InvalidInput: no answer is good enough to be learnt.
         NotFound, EngineError, StorageError, TrainingDiverged: with what to do.
     """
     chosen, asked = settings or load_settings(), options or FinetuneOptions()
-    if task.format not in _FORMATS:
-        raise InvalidInput(
-            f"prompt format {task.format!r} cannot be fine-tuned with; "
-            f"set format to one of {', '.join(_FORMATS)}"
-        )
     teacher = _teacher(task, asked, chosen)
     examples = [*task.data.train.examples, *task.data.validation.examples]
     tuned, traces = _tuned(task, teacher, examples, train, asked, chosen)
@@ -203,12 +197,12 @@ def _job(
     settings: Settings,
 ) -> Job:
     row = Optimizer(
-        name=NAME,
-        dspy_class="BootstrapFinetune",
-        description="Trains an adapter on the program's own good answers.",
-        options=(),
-        compile=lambda program, work, options: program.reset_copy(),
-        cost=lambda options, sizes: Cost(),
+        NAME,
+        "BootstrapFinetune",
+        "Trains an adapter on the program's own good answers.",
+        (),
+        lambda program, work, options: program.reset_copy(),
+        lambda options, train, validation: 0,
     )
     return Job(
         name=task.name,

@@ -71,7 +71,7 @@ class Artifact:
             InvalidInput: the program or the model cannot be made again from what is recorded.
             IntegrityError: the model's files are no longer those of the compile run.
         """
-        module = self.plan.build(into)
+        module = into if into is not None else self.plan.build()
         try:
             module.load(self.folder / PROGRAM)
         except (KeyError, AttributeError, ValueError) as error:
@@ -205,7 +205,6 @@ def save_artifact(
                 "program": plan.program,
                 "tools_file": plan.tools_file,
                 "tools": list(plan.tools),
-                "wrapper": plan.wrapper,
             },
             "model": _model_facts(lm),
             **facts,
@@ -234,7 +233,6 @@ def load_artifact(folder: Path | str) -> Artifact:
         program=module["program"],
         tools_file=module["tools_file"],
         tools=tuple(module["tools"]),
-        wrapper=module.get("wrapper"),
     )
     return Artifact(place, manifest, plan)
 

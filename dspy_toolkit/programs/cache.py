@@ -48,6 +48,23 @@ def use_call_cache(settings: Settings) -> None:
         current.disk_cache.close()
 
 
+class Keep(int):
+    """Whether DSPy may keep an answer: it asks before the call, and again after it."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._kept = wanted
+
+    def __new__(cls, wanted: bool) -> Keep:
+        return super().__new__(cls, wanted)
+
+    def __bool__(self) -> bool:
+        return self._kept
+
+    def drop(self) -> None:
+        """Do not keep it after all."""
+        self._kept = False
+
+
 @contextmanager
 def under(settings: Settings) -> Iterator[None]:
     """Make models opened inside, by a metric for example, use these settings."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +14,14 @@ import dspy
 from dspy.lm15 import Request
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.contract import answered_in_place
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
-from dspy_toolkit.programs.cache import current_settings, use_call_cache
-from dspy_toolkit.programs.model_call import async_model_call, model_call
-from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm
-from dspy_toolkit.store.files import sha256_json
+from dspy_toolkit.events import CallFinished, current_run, emit
+from dspy_toolkit.programs.cache import Keep, current_settings, use_call_cache
+from dspy_toolkit.programs.calls import STOPPED, current_tally
+from dspy_toolkit.programs.flights import Flight, Flights
+from dspy_toolkit.programs.samples import in_tasks, in_threads, sample_seed
+from dspy_toolkit.programs.weighed import weighed_output, weighed_request
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,9 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     and the sample's number, so that rollouts differ and a rerun repeats them. Copies share the
     engine; `copy(seed=...)` starts sampling elsewhere.
 
-    Attributes:
-        proposes: whether it is asked for instructions, rules and advice, not for the task itself.
+    Equal calls made at the same time are made once, where answers are cached. An answer that
+    another engine gave in the place of a resilient one's primary is not cached.
     """
-
-    proposes = False
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         """
         self.seed = seed
         self.source = source
+        self._flights = Flights()
         super().__init__(
             model,
             engine=engine,
@@ -88,6 +92,11 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         # DSPy deep-copies programs with their model; weights must not be copied along.
         return self
 
+    @property
+    def weighs_options(self) -> bool:
+        """Whether answers can bring the probabilities of their options; see `guided`."""
+        return bool(getattr(self.engine, "supports_probabilities", False))
+
     def release(self) -> None:
         """Give the model back, for whoever opened it; calls after this fail.
 
@@ -100,55 +109,104 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         return {**super().dump_state(), "seed": self.seed}
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Answer a prompt or messages with a list of texts, or a `Request` with a `Response`."""
+        """Answer a prompt or messages with a list of texts, or a `Request` with a `Response`.
+
+        Several samples are asked for at once, so that they are read once and decoded together.
+        """
         if _is_typed(prompt, kwargs):
-            request = self._seeded_request(prompt, kwargs)
-            with model_call(self, request, None, kwargs) as call:
-                if not call.known:
-                    call.answer = super().__call__(request, **kwargs)
-            return call.answer
-        answers: list[Any] = []
-        for each in self._samples(kwargs):
-            with model_call(self, prompt, messages, each) as call:
-                if not call.known:
-                    call.answer = super().__call__(prompt, messages=messages, **each)
-            answers += call.answer
-        return answers
+            with self._measured(kwargs):
+                return super().__call__(*self._seeded_request(prompt, kwargs), **kwargs)
+        samples, copies = self._samples(kwargs)
+        answers = in_threads([partial(self._answer, prompt, messages, each) for each in samples])
+        return [answer for each in answers for answer in each] * copies
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same for coroutines."""
         if _is_typed(prompt, kwargs):
-            request = self._seeded_request(prompt, kwargs)
-            async with async_model_call(self, request, None, kwargs) as call:
-                if not call.known:
-                    call.answer = await super().acall(request, **kwargs)
-            return call.answer
-        answers: list[Any] = []
-        for each in self._samples(kwargs):
-            async with async_model_call(self, prompt, messages, each) as call:
-                if not call.known:
-                    call.answer = await super().acall(prompt, messages=messages, **each)
-            answers += call.answer
-        return answers
+            with self._measured(kwargs):
+                return await super().acall(*self._seeded_request(prompt, kwargs), **kwargs)
+        samples, copies = self._samples(kwargs)
+        answers = await in_tasks([partial(self._aanswer, prompt, messages, s) for s in samples])
+        return [answer for each in answers for answer in each] * copies
 
-    def _samples(self, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
+        request = weighed_request(self.model, prompt, messages, {**self.kwargs, **kwargs})
+        with self._measured(kwargs), self._alone("call", prompt, messages, kwargs) as flight:
+            flight.wait()
+            if request is None:
+                return list(super().__call__(prompt, messages=messages, **kwargs))
+            return [weighed_output(super().__call__(request, **_controls(kwargs)))]
+
+    async def _aanswer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
+        request = weighed_request(self.model, prompt, messages, {**self.kwargs, **kwargs})
+        with self._measured(kwargs), self._alone("acall", prompt, messages, kwargs) as flight:
+            await flight.await_()
+            if request is None:
+                return list(await super().acall(prompt, messages=messages, **kwargs))
+            return [weighed_output(await super().acall(request, **_controls(kwargs)))]
+
+    def _alone(self, way: str, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
+        """Hold a call back while the same one is in flight: its answer will be in the cache."""
+        if not kwargs.get("cache", self.cache) or dspy.settings.send_stream is not None:
+            return nullcontext(Flight.landed())
+        return self._flights.boarded(way, self.model, prompt, messages, self.kwargs, kwargs)
+
+    def _samples(self, kwargs: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+        """The calls to make for one, and how often their answers are to be repeated."""
         merged = {**self.kwargs, **kwargs}
-        if not merged.get("temperature"):
-            yield kwargs
-            return
-        base = self.seed if merged.get("seed") is None else merged["seed"]
         count = merged.get("n") or 1
-        single = {"n": None} if "n" in merged else {}
-        for number in range(count):
-            seed = _sample_seed(base, merged.get("rollout_id"), number)
-            yield {**kwargs, **single, "seed": seed}
+        single = {**kwargs, "n": None} if "n" in merged else kwargs
+        if not merged.get("temperature"):
+            # Without chance all samples are the same.
+            return [single], count
+        base = self.seed if merged.get("seed") is None else merged["seed"]
+        rollout = merged.get("rollout_id")
+        return [{**single, "seed": sample_seed(base, rollout, n)} for n in range(count)], 1
 
-    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> Request:
+    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> tuple[Request]:
         request: Request = kwargs.pop("request", None) or prompt
         if not request.config.temperature or request.config.seed is not None:
-            return request
-        seed = _sample_seed(self.seed, kwargs.get("rollout_id"), 0)
-        return replace(request, config=replace(request.config, seed=seed))
+            return (request,)
+        seed = sample_seed(self.seed, kwargs.get("rollout_id"), 0)
+        return (replace(request, config=replace(request.config, seed=seed)),)
+
+    @contextmanager
+    def _measured(self, kwargs: dict[str, Any]) -> Iterator[None]:
+        """Count and report a call; keep an answer that is another model's out of the cache."""
+        tally = current_tally()
+        tally.begin()
+        meter = _Meter(dspy.settings.usage_tracker)
+        started = time.perf_counter()
+        error: str | None = None
+        run = current_run.set(tally.run)
+        keep = Keep(bool(kwargs.get("cache", self.cache)))
+        if keep and hasattr(self.engine, "policy"):
+            kwargs["cache"] = keep
+        stood_in = answered_in_place.set(keep.drop)
+        try:
+            with dspy.context(usage_tracker=meter):
+                yield
+        except BaseException as problem:
+            # What broke because everything was stopped is no failure of its own.
+            error = STOPPED if tally.stopped else type(problem).__name__
+            tally.check()
+            raise
+        finally:
+            answered_in_place.reset(stood_in)
+            cached = error is None and not meter.answered
+            tally.end(cached=cached)
+            emit(
+                CallFinished(
+                    model=self.model,
+                    seconds=time.perf_counter() - started,
+                    input_tokens=meter.input_tokens,
+                    output_tokens=meter.output_tokens,
+                    cached=cached,
+                    error=error,
+                    run=tally.run,
+                )
+            )
+            current_run.reset(run)
 
 
 def local_lm(
@@ -166,8 +224,7 @@ def local_lm(
     Answers are cached in `<home>/cache` unless the settings turn that off.
 
     Args:
-        reference: "embedded", a folder that mlx-lm can load, a hub id, or an endpoint's model, see
-            `remote_lm`.
+        reference: "embedded", a folder that mlx-lm can load, or a hub id.
         adapter: folder of a LoRA or full fine-tune, laid over the weights.
         temperature: 0 takes the likeliest token every time.
         max_tokens: longest answer.
@@ -184,12 +241,6 @@ def local_lm(
 
     reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
     chosen = settings or current_settings()
-    if reference.startswith(PREFIX):
-        if adapter is not None or options:
-            raise InvalidInput("a remote model takes no adapter and no engine options")
-        return remote_lm(
-            reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
-        )
     use_call_cache(chosen)
     engine = open_engine(
         reference,
@@ -240,11 +291,27 @@ def chosen_model(
             used.release()
 
 
+class _Meter:
+    """Stands in for DSPy's usage tracker during one call: it hears of real answers only."""
+
+    def __init__(self, outer: Any) -> None:
+        self._outer = outer
+        self.answered = False
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
+        self.answered = True
+        self.input_tokens += usage.get("prompt_tokens") or 0
+        self.output_tokens += usage.get("completion_tokens") or 0
+        if self._outer is not None:
+            self._outer.add_usage(model, usage)
+
+
 def _is_typed(prompt: Any, kwargs: dict[str, Any]) -> bool:
     return isinstance(prompt, Request) or kwargs.get("request") is not None
 
 
-def _sample_seed(base: int, rollout: Any, number: int) -> int:
-    if rollout is None and number == 0:
-        return base
-    return int(sha256_json([base, rollout, number])[:8], 16) >> 1
+def _controls(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a call with a request may say beside it."""
+    return {name: kwargs[name] for name in ("cache", "rollout_id") if name in kwargs}

@@ -75,6 +75,7 @@ def test_prompts_are_those_of_plain_dspy() -> None:
     plain = {
         "chat": dspy.ChatAdapter,
         "guided": dspy.ChatAdapter,
+        "guided_json": dspy.JSONAdapter,
         "json": dspy.JSONAdapter,
         "xml": dspy.XMLAdapter,
     }
@@ -84,3 +85,35 @@ def test_prompts_are_those_of_plain_dspy() -> None:
             signature, [], {"text": "x"}
         )
     assert set(FORMATS) == {*plain, "chat_only"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_field_is_heard_as_it_is_written_in_every_format(name: str) -> None:
+    signature = dspy.Signature("question -> answer, sure: bool")
+    said = prompt_format(name).format_assistant_message_content(
+        signature, {"answer": "It is\nCanberra.", "sure": True}
+    )
+    program = dspy.streamify(
+        dspy.Predict(signature),
+        stream_listeners=[dspy.streaming.StreamListener("answer")],
+        async_streaming=False,
+    )
+    with dspy.context(lm=scripted_lm(lambda request: said), adapter=prompt_format(name)):
+        *heard, prediction = program(question="Which city?")
+
+    assert prediction.sure is True
+    assert prediction.answer.splitlines()[-1] in "".join(piece.chunk for piece in heard)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_can_be_fine_tuned_with(name: str) -> None:
+    shown = prompt_format(name).format_finetune_data(
+        dspy_signature(RATING), [], {"text": "good"}, {"stars": 4, "word": "fine"}
+    )
+    said = shown["messages"][-1]
+
+    assert said["role"] == "assistant"
+    assert prompt_format(name).parse(dspy_signature(RATING), said["content"]) == {
+        "stars": 4,
+        "word": "fine",
+    }

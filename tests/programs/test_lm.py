@@ -13,11 +13,14 @@ import pytest
 from dspy import lm15
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.events import CallFinished, Event, subscribed
 from dspy_toolkit.programs.cache import use_call_cache
 from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
 from dspy_toolkit.programs.lm import LocalLM, chosen_model
+from dspy_toolkit.resilience import ResilientEngine
+from dspy_toolkit.resilience.reading import read_policy
 from tests.programs.tasks import scripted_lm
 
 
@@ -34,6 +37,21 @@ class SeedEcho:
             finish_reason="stop",
             usage=lm15.Usage(input_tokens=3, output_tokens=2, total_tokens=5),
         )
+
+
+class Meeting(SeedEcho):
+    """Answers when so many are asking at once."""
+
+    def __init__(self, count: int) -> None:
+        self._barrier = threading.Barrier(count)
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        self._barrier.wait(20)
+        return super().complete(request)
+
+
+def met_lm(count: int, **settings: Any) -> LocalLM:
+    return LocalLM("mlx/met#1", engine=Meeting(count), cache=False, **settings)
 
 
 def echo_lm(**settings: Any) -> LocalLM:
@@ -78,6 +96,13 @@ def test_samples_of_one_call_differ() -> None:
     assert len(set(answers)) == 3
 
 
+def test_samples_are_asked_for_at_once_and_come_in_order() -> None:
+    lm = met_lm(3, temperature=1.0)
+    alone = [echo_lm(temperature=1.0)("hello", n=3)[number] for number in range(3)]
+
+    assert lm("hello", n=3) == alone
+
+
 def test_samples_are_asked_for_the_same_way_by_coroutines() -> None:
     lm = scripted_lm(lambda request: "yes", temperature=1.0)
 
@@ -85,6 +110,146 @@ def test_samples_are_asked_for_the_same_way_by_coroutines() -> None:
 
     assert answers == ["yes", "yes"]
     assert len(lm.engine.requests) == 2
+
+
+def test_samples_without_chance_are_asked_for_once() -> None:
+    lm = scripted_lm(lambda request: "yes")
+
+    assert lm("hello", n=3) == ["yes"] * 3
+    assert asyncio.run(lm.acall("hello", n=3)) == ["yes"] * 3
+    assert len(lm.engine.requests) == 2
+
+
+def test_a_sample_that_fails_fails_the_call() -> None:
+    def fail(request: str) -> str:
+        raise lm15.ServerError("the engine broke")
+
+    lm = scripted_lm(fail, temperature=1.0)
+
+    with pytest.raises(dspy.LMError, match="broke"):
+        lm("hello", n=2)
+    with pytest.raises(dspy.LMError, match="broke"):
+        asyncio.run(lm.acall("hello", n=2))
+
+
+def test_equal_calls_at_once_are_made_once(cached: Settings) -> None:
+    started, gate = threading.Semaphore(0), threading.Event()
+
+    def wait(request: str) -> str:
+        started.release()
+        gate.wait(20)
+        return "yes"
+
+    lm = scripted_lm(wait, cache=True)
+    tally = CallTally()
+
+    def ask(question: str) -> Any:
+        with counted(tally):
+            return lm(question)
+
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(ask, "hello") for _ in range(8)] + [pool.submit(ask, "other")]
+        for _ in range(2):
+            started.acquire(timeout=20)
+        gate.set()
+        answers = [each.result() for each in asked]
+
+    assert answers == [["yes"]] * 9
+    assert len(lm.engine.requests) == 2
+    assert tally.calls == Calls(made=2, cached=7)
+
+
+def test_equal_calls_of_coroutines_are_made_once_and_one_may_leave(cached: Settings) -> None:
+    class Slow:
+        asked = 0
+
+        def __init__(self) -> None:
+            self.gate = asyncio.Event()
+
+        async def complete(self, request: lm15.Request) -> lm15.Response:
+            self.asked += 1
+            await self.gate.wait()
+            return SeedEcho().complete(request)
+
+    async def main() -> tuple[int, int, list[Any]]:
+        slow = Slow()
+        lm = LocalLM("mlx/slow#1", engine=SeedEcho(), async_engine=slow)
+        tasks = [asyncio.create_task(lm.acall("hello")) for _ in range(4)]
+        while not slow.asked:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        once = slow.asked
+        tasks[0].cancel()
+        slow.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return once, slow.asked, answers
+
+    once, asked, answers = asyncio.run(main())
+
+    assert once == 1
+    assert asked <= 4
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == [["None"]] * 3
+
+
+def test_an_error_of_the_first_of_equal_calls_reaches_all(cached: Settings) -> None:
+    gate = threading.Event()
+    boarded = threading.Semaphore(0)
+
+    def fail(request: str) -> str:
+        gate.wait(20)
+        raise lm15.ServerError("the engine broke")
+
+    lm = scripted_lm(fail, cache=True)
+
+    def ask() -> str:
+        boarded.release()
+        with pytest.raises(dspy.LMError) as caught:
+            lm("hello")
+        return str(caught.value)
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask) for _ in range(4)]
+        for _ in range(4):
+            boarded.acquire(timeout=20)
+        gate.set()
+        errors = [each.result() for each in asked]
+
+    assert all("broke" in error for error in errors)
+    assert len(lm.engine.requests) <= 4
+
+
+def test_an_answer_that_another_engine_gave_is_not_kept(cached: Settings) -> None:
+    down = [True]
+
+    def local(request: str) -> str:
+        if down[0]:
+            raise lm15.ServerError("down")
+        return "local"
+
+    engine = ResilientEngine(
+        read_policy(
+            {
+                "primary": "local",
+                "engines": {
+                    "local": {"fallback": "spare", "retry": {"attempts": 1}},
+                    "spare": {},
+                },
+            }
+        ),
+        {"local": ScriptedEngine(local), "spare": ScriptedEngine(lambda request: "spare")},
+    )
+    lm = LocalLM("mlx/both#1", engine=engine, async_engine=engine.async_twin)
+
+    assert lm("hello") == ["spare"]
+    assert asyncio.run(lm.acall("hello")) == ["spare"]
+    down[0] = False
+    assert lm("hello") == ["local"]
+    assert asyncio.run(lm.acall("hello")) == ["local"]
+    down[0] = True
+    assert lm("hello") == ["local"]
+    assert asyncio.run(lm.acall("hello")) == ["local"]
 
 
 def test_an_explicit_request_is_answered_with_a_response() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 from typer.testing import CliRunner
 
 from dspy_toolkit.cli.finetune import finetune_command
-from dspy_toolkit.compiler.finetune import FinetuneOptions, finetune_task
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.finetune_provider import TunableLM, tunable
 from dspy_toolkit.programs.lm import LocalLM, local_lm
-from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.training.adapters import AdapterTraining, adapter_trainer
 from tests.training import tiny
 
@@ -111,18 +109,6 @@ def test_what_cannot_be_tuned_says_why(tunable_lm: TunableLM, base: LocalLM) -> 
         tunable_lm.finetune([{"messages": [image]}], TrainDataFormat.CHAT)
     with pytest.raises(InvalidInput, match="opened by its reference"):
         tunable(scripted, lambda reference, examples: Path())
-
-
-def test_a_format_without_training_data_is_refused(settings: Settings, tmp_path: Path) -> None:
-    shutil.copytree(EXAMPLE, tmp_path / "task")
-    file = tmp_path / "task" / "task.toml"
-    file.write_text('format = "json"\n' + file.read_text())
-
-    def never(reference: str, examples: Sequence[Mapping[str, Any]]) -> Path:
-        raise AssertionError("nothing is trained")
-
-    with pytest.raises(InvalidInput, match="'json' cannot be fine-tuned with; set format"):
-        finetune_task(load_task(tmp_path / "task"), never, FinetuneOptions(), settings)
 
 
 @pytest.mark.slow
