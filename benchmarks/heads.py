@@ -4,8 +4,8 @@
 
 Compiles the task, takes the answers of the compiled program to the train and validation inputs
 that reach the metric's threshold, trains heads on them, and scores both on the test split by the
-task's metric. Calls a second: the program with as many threads as the settings say and no cache,
-the heads one call after the other and in batches.
+task's metric. Calls a second: the program with as many threads as the settings say, its model
+opened and no cache; the heads one call after the other and in batches.
 """
 
 from __future__ import annotations
@@ -16,19 +16,16 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import dspy
-
-from dspy_toolkit.compiler.evaluation import evaluate
+from dspy_toolkit.compiler.heads import lessons, score_heads
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
-from dspy_toolkit.compiler.statistics import mean_interval
+from dspy_toolkit.compiler.scoring import score_path
 from dspy_toolkit.config import Settings, load_settings
-from dspy_toolkit.programs.artifact import load_artifact
-from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.task import Task, load_task
-from dspy_toolkit.training import HeadExample, HeadOptions, train_heads
+from dspy_toolkit.training import HeadOptions, examples_of, train_heads
 
 
 def main() -> None:
@@ -51,68 +48,26 @@ def compare(task: Task, asked: argparse.Namespace, settings: Settings) -> dict[s
     compiled = compile_task(
         task, CompileOptions(model=asked.model, seed=asked.seed, keep_anyway=True), settings
     )
-    artifact = load_artifact(compiled.folder / "artifact")
-    lm = artifact.language_model(settings=settings)
-    program = artifact.program(lm)
-    test = list(task.data.test.examples)
-    with dspy.context(adapter=prompt_format(task.format)):
-        traces = {
-            name: answered(task, program, list(task.data.split(name).examples))
-            for name in ("train", "validation")
-        }
-        began = time.perf_counter()
-        scored = evaluate(program, test, task.metric, threads=settings.threads)
-        seconds = time.perf_counter() - began
-    lm.release()
-    assert task.signature is not None
-    began = time.perf_counter()
+    program = score_path(compiled.folder, settings=settings)
+    rows = lessons(task, compiled.folder, settings)
+    train, validation = (
+        examples_of(rows.signature, each) for each in (rows.train, rows.validation)
+    )
     options = HeadOptions(base=asked.model, steps=asked.steps, seed=asked.seed)
-    heads = train_heads(task.signature, traces["train"], traces["validation"], options, settings)
+    began = time.perf_counter()
+    heads = train_heads(rows.signature, train, validation, options, settings)
     trained = time.perf_counter() - began
+    scored = score_heads(task, lambda each: [found.outputs for found in heads.predict_many(each)])
     return {
         "task": task.name,
-        "n": len(test),
-        "traces": sum(map(len, traces.values())),
+        "n": scored.n,
+        "traces": len(train) + len(validation),
         "program": {
-            "score": scored.score,
-            "interval": scored.interval,
-            "calls_per_s": len(test) / seconds,
+            "score": program.score,
+            "interval": program.interval,
+            "calls_per_s": program.n / program.seconds,
         },
-        "heads": {**judged(task, heads, test), "training_s": trained},
-    }
-
-
-def answered(task: Task, program: dspy.Module, examples: list[dspy.Example]) -> list[HeadExample]:
-    """What a program answers, where that is good enough."""
-    found = []
-    for example in examples:
-        try:
-            prediction = program(**example.inputs())
-        except dspy.DSPyError:
-            continue
-        if task.metric(example, prediction, []):
-            found.append(HeadExample(example.inputs().toDict(), dict(prediction.items())))
-    return found
-
-
-def judged(task: Task, heads: Any, test: list[dspy.Example]) -> dict[str, Any]:
-    inputs = [example.inputs().toDict() for example in test]
-    heads.predict(inputs[0])
-    began = time.perf_counter()
-    alone = [heads.predict(each) for each in inputs]
-    one_by_one = time.perf_counter() - began
-    began = time.perf_counter()
-    heads.predict_many(inputs)
-    together = time.perf_counter() - began
-    scores = [
-        float(task.metric(example, dspy.Prediction(**found.outputs)))
-        for example, found in zip(test, alone, strict=True)
-    ]
-    return {
-        "score": sum(scores) / len(scores),
-        "interval": mean_interval(scores),
-        "calls_per_s": len(test) / one_by_one,
-        "calls_per_s_in_batches": len(test) / together,
+        "heads": {**asdict(scored), "training_s": trained},
     }
 
 

@@ -11,16 +11,8 @@ import typer
 from dspy_toolkit.cli.output import out_json, say, table
 from dspy_toolkit.cli.progress import live_progress
 from dspy_toolkit.cli.scores import between, percent, points
-from dspy_toolkit.events import (
-    Event,
-    PhaseAdvanced,
-    PhaseStarted,
-    TrainingStepped,
-    emit,
-    subscribed,
-)
-
-_PHASE = "fine-tune"
+from dspy_toolkit.cli.training_progress import TrainingPhase
+from dspy_toolkit.events import subscribed
 
 
 def finetune_command(
@@ -69,7 +61,7 @@ def finetune_command(
     with ExitStack() as shown:
         if not json:
             shown.enter_context(live_progress())
-            shown.enter_context(subscribed(_Steps()))
+            shown.enter_context(subscribed(TrainingPhase("fine-tune")))
         result = finetune_task(loaded, adapter_trainer(how), options)
     facts = {
         **summary(result.compiled.report),
@@ -81,17 +73,6 @@ def finetune_command(
         out_json(facts)
         return
     _show(facts, result.compiled.report, result.asked)
-
-
-class _Steps:
-    """Tells the steps of a training as a phase, which the bar shows."""
-
-    def __call__(self, event: Event) -> None:
-        if not isinstance(event, TrainingStepped):
-            return
-        if event.step == 1:
-            emit(PhaseStarted(event.run, _PHASE, event.steps))
-        emit(PhaseAdvanced(event.run, _PHASE, event.step, None))
 
 
 def _show(facts: dict[str, Any], report: Any, asked: int) -> None:

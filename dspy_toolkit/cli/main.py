@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import models, runs, signatures
+from dspy_toolkit.cli import heads, models, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
@@ -45,6 +45,7 @@ app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
+app.add_typer(heads.app, name="heads")
 
 
 @app.callback(invoke_without_command=True)

@@ -11,10 +11,13 @@ from dspy_toolkit.events import (
     CheckpointDamaged,
     CheckpointSaved,
     Event,
+    PhaseAdvanced,
+    PhaseStarted,
     RunResumed,
     RunStarted,
     TrainingEvaluated,
     TrainingStepped,
+    emit,
 )
 
 
@@ -90,6 +93,21 @@ class TrainingProgress:
     def _say(self, text: str) -> None:
         if self._shown:
             self._bar.console.print(text, markup=False, soft_wrap=True)
+
+
+class TrainingPhase:
+    """Tells the steps of a training as a phase of something larger, which the bar shows."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        if not isinstance(event, TrainingStepped):
+            return
+        if event.step == 1:
+            emit(PhaseStarted(event.run, self._name, event.steps))
+        emit(PhaseAdvanced(event.run, self._name, event.step, None))
 
 
 def _time(seconds: float) -> str:

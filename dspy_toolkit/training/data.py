@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.user_code import failure, load_function
+from dspy_toolkit.programs.user_code import failure, load_function, with_modules
 from dspy_toolkit.store.files import sha256_file
 from dspy_toolkit.training.augment import augmented, augmenter
 from dspy_toolkit.training.batches import Batch, RowSource, Source, in_turn, rows_batch
@@ -42,7 +42,8 @@ def data_files(recipe: Recipe) -> list[Path]:
     data = recipe.data
     files = [*(data.train or ()), *(data.validation or ()), *(data.test or ())]
     if data.generator is not None:
-        files.append(Path(data.generator.rpartition(":")[0]))
+        file = Path(data.generator.rpartition(":")[0])
+        files += [file.parent / name for name in with_modules(file.parent, [file.name])]
     if recipe.augment is not None and recipe.augment.wording is not None:
         files.append(recipe.augment.wording)
     return files

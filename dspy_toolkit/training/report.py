@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -12,12 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import IntegrityError
 from dspy_toolkit.store.files import read_json, write_json
+from dspy_toolkit.store.schema import check
 from dspy_toolkit.training.checkpoints import Checkpoint
 from dspy_toolkit.training.progress import Progress
 
 FILE = "report.json"
+_SCHEMA = files(__package__) / "report.schema.json"
 _PACKAGES = ("dspy-toolkit", "mlx", "mlx-lm", "transformers", "numpy")
 
 
@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Check a report and write it as `report.json`."""
-    _check(report, "the report")
+    check(report, _SCHEMA, "the report")
     write_json(folder / FILE, report)
 
 
@@ -73,15 +73,5 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     if not (folder / FILE).is_file():
         return None
     report = read_json(folder / FILE, "report")
-    _check(report, f"report {folder / FILE}")
+    check(report, _SCHEMA, f"report {folder / FILE}")
     return dict(report)
-
-
-def _check(report: Any, what: str) -> None:
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads(files(__package__).joinpath("report.schema.json").read_text("utf-8"))
-    problems = sorted(Draft202012Validator(schema).iter_errors(report), key=lambda e: e.json_path)
-    if problems:
-        first = problems[0]
-        raise IntegrityError(f"{what} does not fit its schema: {first.json_path}: {first.message}")

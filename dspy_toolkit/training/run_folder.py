@@ -1,22 +1,20 @@
-"""A training run on disk: its recipe, what it depends on, and who is working on it."""
+"""A training run on disk: its recipe and what it depends on."""
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
-from dspy_toolkit.store.files import new_folder, read_json, storage_errors, write_json
+from dspy_toolkit.store.files import new_folder, read_json, write_json
 from dspy_toolkit.training.recipe import Recipe
 from dspy_toolkit.training.recipe_file import recipe_from
 
-_RUN, _LOCK = "run.json", ".lock"
+_RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -107,22 +105,3 @@ def open_run(settings: Settings, reference: str) -> RunFolder:
         )
     except (KeyError, TypeError, ValueError, InvalidInput) as error:
         raise IntegrityError(f"{path / _RUN} is damaged ({error}); start a new run") from None
-
-
-@contextmanager
-def working_on(run: RunFolder) -> Iterator[None]:
-    """Be the only process that works on a run. A kill sets it free.
-
-    Raises:
-        InvalidInput: another process is working on it.
-    """
-    with storage_errors(run.path):
-        file = (run.path / _LOCK).open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                f"run {run.run} is being worked on by another process; wait for it or stop it"
-            ) from None
-        yield

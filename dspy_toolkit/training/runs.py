@@ -9,9 +9,10 @@ from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import RunFinished, RunStarted, emit
+from dspy_toolkit.store.lock import working_in
 from dspy_toolkit.training.recipe import Recipe
 from dspy_toolkit.training.report import read_report, write_report
-from dspy_toolkit.training.run_folder import RunFolder, create_run, open_run, working_on
+from dspy_toolkit.training.run_folder import RunFolder, create_run, open_run
 
 if TYPE_CHECKING:
     from dspy_toolkit.store.history import History
@@ -62,7 +63,7 @@ def resume(reference: str, settings: Settings | None = None) -> dict[str, Any]:
     preload_blas(settings.blas)
     from dspy_toolkit.training.session import Session, dependencies
 
-    with working_on(run):
+    with working_in(run.path, f"run {run.run}"):
         run.require_unchanged(dependencies(run.recipe, settings))
     return _kept(run, settings, Session(run.recipe), fresh=False)
 
@@ -74,7 +75,7 @@ def _kept(run: RunFolder, settings: Settings, session: Session, fresh: bool) -> 
     recipe = run.recipe
     history = History(settings.database)
     try:
-        with working_on(run):
+        with working_in(run.path, f"run {run.run}"):
             if fresh:
                 base = recipe.model.base or "new"
                 kind = f"{recipe.optimizer.name}/{recipe.model.mode}"

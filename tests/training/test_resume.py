@@ -14,8 +14,9 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.events import Event, RunResumed, TrainingStepped, subscribed
 from dspy_toolkit.store.history import FINISHED, INTERRUPTED, History
+from dspy_toolkit.store.lock import working_in
 from dspy_toolkit.training import Recipe, resume, train
-from dspy_toolkit.training.run_folder import open_run, working_on
+from dspy_toolkit.training.run_folder import open_run
 from tests.training.conftest import RecipeMaker, Values, merged
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,10 @@ def test_runs_that_cannot_be_resumed_say_why(recipe: RecipeMaker, settings: Sett
         resume("none", settings)
     with pytest.raises(InvalidInput, match="is no training run"):
         resume("compiled", settings)
-    with working_on(run), pytest.raises(InvalidInput, match="worked on by another process"):
+    with (
+        working_in(run.path, run.run),
+        pytest.raises(InvalidInput, match="worked on by another process"),
+    ):
         resume(run.run, settings)
     (run.path / "run.json").write_text('{"recipe": {}}')
     with pytest.raises(IntegrityError, match=r"run.json is damaged"):
