@@ -96,6 +96,18 @@ def load_settings(
     return Settings(**{key: _fitted(key, value) for key, value in values.items()})
 
 
+def secret(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """The value of an environment variable that holds a key, for use and never for keeping.
+
+    Raises:
+        InvalidInput: it is not set.
+    """
+    found = (os.environ if environ is None else environ).get(name, "")
+    if not found:
+        raise InvalidInput(f"the environment variable {name} is not set; put the key into it")
+    return found
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol, TypeAlias
 
+from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
 from dspy._vendor.lm15.transports import (
     ReadTimeout,
     StdlibTransport,
@@ -157,5 +158,8 @@ __all__ = [
     "error_from_event",
     "gives_up_at",
     "materialize_response",
+    "request_to_dict",
+    "response_from_dict",
+    "response_to_dict",
     "response_to_events",
 ]

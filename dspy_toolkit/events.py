@@ -75,6 +75,51 @@ class RequestFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionServed(Event):
+    """A served program was called where a prediction cache stands; `cached`: it had the answer."""
+
+    program: str
+    version: str
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSwitched(Event):
+    """A server answers with another version from now on; `before` is empty for the first one."""
+
+    program: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRefused(Event):
+    """A version was to be served and is not; what was served before still is."""
+
+    program: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused(Event):
+    """A request got no further than the door.
+
+    `reason` is "key", "scope", "rate", "full", "size", "slow", "host" or "stopping".
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBroken(Event):
+    """A request met what nobody foresaw. `error` is its kind: what was asked is told nowhere."""
+
+    request: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSampled(Event):
     """How an engine stands, looked up now and then; the counts run since its model was loaded.
 
@@ -181,6 +226,14 @@ class CandidateScored(Event):
     scores: tuple[float, ...]
     calls_made: int
     calls_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalSkipped(Event):
+    """A proposal of the prompt model could not be used: an instruction, a rule, advice."""
+
+    run: str | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

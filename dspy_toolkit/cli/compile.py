@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +21,16 @@ WORSE = 1
 def compile_command(
     task: Annotated[Path, typer.Argument(help="A folder that holds a task.toml.")],
     optimizer: Annotated[
-        str | None, typer.Option(help="One of those above; the task's if left out.")
+        str | None, typer.Option(help="A name of the table; the task's if left out.")
     ] = None,
     model: Model = None,
     adapter: Adapter = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model that makes demonstrations, in the model's place.")
+    ] = None,
+    prompt_model: Annotated[
+        str | None, typer.Option(help="A model that writes instructions, in the model's place.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random in the run.")] = 0,
     option: Annotated[
         list[str] | None,
@@ -49,8 +56,8 @@ def compile_command(
 
     A result that is shown to be worse becomes no artifact, and the exit code is 1.
 
-    Optimizers are labeled_few_shot, bootstrap_few_shot and
-    bootstrap_few_shot_with_random_search.
+    `dspy-tk optimizers list` shows the optimizers. A model is embedded, a folder, a hub id, or
+    remote/MODEL@URL for an OpenAI-compatible endpoint, with ?key_env=NAME for its key.
 
     Example: dspy-tk compile examples/ticket_triage --seed 1
     """
@@ -59,11 +66,15 @@ def compile_command(
     from dspy_toolkit.compiler.run import CompileOptions, compile_task
     from dspy_toolkit.programs.task import load_task
 
+    loaded = load_task(task)
     options = CompileOptions(
         optimizer=optimizer,
         options=_pairs(option or []),
         model=model,
         adapter=adapter,
+        teacher=teacher,
+        prompt_model=prompt_model,
+        adapters=partial(_adapters, loaded.name),
         seed=seed,
         threads=threads,
         output=output,
@@ -72,7 +83,7 @@ def compile_command(
         keep_anyway=keep_anyway,
     )
     with nullcontext() if json else live_progress():
-        report = compile_task(load_task(task), options).report
+        report = compile_task(loaded, options).report
     if json:
         out_json(summary(report))
     else:
@@ -84,6 +95,12 @@ def compile_command(
             "give it better data or options, or --keep-anyway"
         )
         raise typer.Exit(WORSE)
+
+
+def _adapters(task: str, **how: Any) -> Any:
+    from dspy_toolkit.training.adapters import AdapterTraining, adapter_trainer
+
+    return adapter_trainer(AdapterTraining(name=task, **how))
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import heads, models, runs, signatures
+from dspy_toolkit.cli import heads, keys, models, optimizers, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
@@ -19,6 +19,7 @@ from dspy_toolkit.cli.finetune import finetune_command
 from dspy_toolkit.cli.init import init_command
 from dspy_toolkit.cli.output import out, say
 from dspy_toolkit.cli.run import run_command
+from dspy_toolkit.cli.serve import serve_command
 from dspy_toolkit.cli.train import train_command
 from dspy_toolkit.errors import StorageError, ToolkitError
 
@@ -38,13 +39,16 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("evaluate")(evaluate_command)
 app.command("run")(run_command)
+app.command("serve")(serve_command)
 app.command("init")(init_command)
 app.command("train")(train_command)
 app.command("finetune")(finetune_command)
 app.command("doctor")(doctor)
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
+app.add_typer(optimizers.app, name="optimizers")
 app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(heads.app, name="heads")
 
 

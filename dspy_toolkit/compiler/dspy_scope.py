@@ -16,7 +16,10 @@ from typing import Any, TextIO, TypeVar
 
 import dspy
 import dspy.evaluate.evaluate
+import dspy.predict.parallel
+import dspy.teleprompt.avatar_optimizer
 import dspy.teleprompt.bootstrap
+import dspy.teleprompt.reanchor.calibrate
 from dspy.utils.parallelizer import ParallelExecutor
 
 T = TypeVar("T")
@@ -71,7 +74,10 @@ def _enter() -> None:
     with ExitStack() as undo:
         for owner, name, value in (
             (dspy.evaluate.evaluate, "ParallelExecutor", _patient),
+            (dspy.predict.parallel, "ParallelExecutor", _patient),
+            (dspy.teleprompt.reanchor.calibrate, "scores", _tolerant_scores),
             (dspy.teleprompt.bootstrap, "tqdm", _NoBar),
+            (dspy.teleprompt.avatar_optimizer, "tqdm", _NoBar.tqdm),
             (sys, "stdout", _Routed(sys.stdout)),
             (logger, "handlers", [_Handler(logger.handlers)]),
         ):
@@ -83,6 +89,22 @@ def _enter() -> None:
 def _patient(**settings: Any) -> ParallelExecutor:
     # A timeout of 0 turns the second submission of slow examples off.
     return ParallelExecutor(**{**settings, "timeout": 0, "disable_progress_bar": True})
+
+
+def _tolerant_scores(
+    program: Any, examples: Any, metric: Any, num_threads: int | None = None, progress: bool = False
+) -> list[float]:
+    """As ReAnchor's own, but an example on which the program fails scores 0."""
+
+    def one(example: Any) -> float:
+        try:
+            with dspy.context(trace=[]):
+                prediction = program(**example.inputs())
+        except Exception:  # noqa: BLE001  # programs and engines may raise anything
+            return 0.0
+        return float(metric(example, prediction))
+
+    return list(patient_executor(num_threads or dspy.settings.num_threads).execute(one, examples))
 
 
 class _NoBar:

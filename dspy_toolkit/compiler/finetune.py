@@ -13,7 +13,7 @@ from dspy.teleprompt import BootstrapFinetune
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import evaluate
 from dspy_toolkit.compiler.job import CompileResult, Job, execute
-from dspy_toolkit.compiler.optimizers import Optimizer
+from dspy_toolkit.compiler.optimizers import Cost, Optimizer
 from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.compiler.run import CompileOptions, compile_task, open_model
 from dspy_toolkit.config import Settings, load_settings
@@ -197,12 +197,12 @@ def _job(
     settings: Settings,
 ) -> Job:
     row = Optimizer(
-        NAME,
-        "BootstrapFinetune",
-        "Trains an adapter on the program's own good answers.",
-        (),
-        lambda program, work, options: program.reset_copy(),
-        lambda options, train, validation: 0,
+        name=NAME,
+        dspy_class="BootstrapFinetune",
+        description="Trains an adapter on the program's own good answers.",
+        options=(),
+        compile=lambda program, work, options: program.reset_copy(),
+        cost=lambda options, sizes: Cost(),
     )
     return Job(
         name=task.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,8 @@ from dspy_toolkit.compiler.candidates import CandidateLog, CandidateWatch
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
 from dspy_toolkit.compiler.gate import WORSE
-from dspy_toolkit.compiler.optimizers import Optimizer, Work, shuffled
+from dspy_toolkit.compiler.optimizers import Optimizer, Sizes, Work, shuffled
+from dspy_toolkit.compiler.optimizers.proposals import Routed, proposing
 from dspy_toolkit.compiler.outcomes import write_outcomes
 from dspy_toolkit.compiler.record import RunRecord, recorded
 from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
@@ -28,13 +30,20 @@ from dspy_toolkit.programs.artifact import Artifact, save_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, Stopped, counted
 from dspy_toolkit.programs.data import Data
+from dspy_toolkit.programs.finetune_provider import TrainAdapter
 from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.journal import FILE as JOURNAL
+from dspy_toolkit.programs.journal import CallJournal
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import Metric, MetricError
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.store.files import new_folder, storage_errors
 
 _PATIENCE_S = 10.0
+_HUNG = (
+    "candidate_programs", "mb_candidate_programs", "trial_logs", "detailed_results", "simba_idx",
+    "score", "prompt_model_total_calls", "total_calls", "results_best", "results_latest",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,9 @@ class Job:
         against: what the result is compared with; None for the bare program.
         alpha: error rate of the comparison.
         keep_anyway: whether a result that is worse becomes the artifact all the same.
+        teacher: makes demonstrations; None for `lm`.
+        prompt_model: writes instructions; None for `lm`.
+        adapters: makes a trainer of adapters from its options.
     """
 
     name: str
@@ -73,6 +85,9 @@ class Job:
     against: Artifact | None
     alpha: float
     keep_anyway: bool
+    teacher: LocalLM | None = None
+    prompt_model: LocalLM | None = None
+    adapters: Callable[..., TrainAdapter] | None = None
 
     @property
     def model(self) -> str:
@@ -120,7 +135,8 @@ def execute(
         ) as record,
         corrected(record.say),
         dspy.context(lm=job.lm, adapter=prompt_format(job.format), num_threads=job.threads),
-        counted(CallTally(record.run)) as tally,
+        closing(CallJournal(record.folder / JOURNAL)) as journal,
+        counted(CallTally(record.run, journal)) as tally,
         under(settings),
     ):
         try:
@@ -178,17 +194,44 @@ def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Eva
 
 def _optimize(job: Job, record: RunRecord, tally: CallTally) -> tuple[dspy.Module, list[float]]:
     train, validation = list(job.data.train.examples), list(job.data.validation.examples)
-    total = job.optimizer.evaluations(job.options, len(train), len(validation))
+    cost = job.optimizer.cost(job.options, sizes_of(job.data, job.program))
+    total = round(cost.scored) if cost.scored or not cost.taught else None
     candidates = CandidateWatch(record.run, tally)
     watch = _Watch(job.metric, tally, candidates, record.phase("optimize", total))
-    work = Work(shuffled(train, job.seed), validation, watch, job.threads)
+    work = Work(
+        train=shuffled(train, job.seed),
+        validation=validation,
+        metric=watch,
+        threads=job.threads,
+        seed=job.seed,
+        lm=job.lm,
+        teacher=job.teacher,
+        prompt_model=proposing(job.prompt_model or job.lm),
+        adapters=job.adapters,
+        feedback=job.metric.feedback,
+    )
     log = CandidateLog(record.folder, record.run)
-    with subscribed(log), dspy.context(callbacks=[*dspy.settings.callbacks, candidates]):
+    listening = dspy.context(
+        callbacks=[*dspy.settings.callbacks, candidates], adapter=Routed(dspy.settings.adapter)
+    )
+    with subscribed(log), listening:
         program = job.optimizer.compile(job.program, work, job.options)
     log.check()
     # DSPy hangs every candidate, with all its scores, onto the winner.
-    vars(program).pop("candidate_programs", None)
+    for name in _HUNG:
+        vars(program).pop(name, None)
     return program, candidates.scores
+
+
+def sizes_of(data: Data, program: dspy.Module) -> Sizes:
+    """What a prediction of calls starts from."""
+    return Sizes(len(data.train.examples), len(data.validation.examples), len(program.predictors()))
+
+
+def _spoken_by(program: dspy.Module, lm: LocalLM) -> LocalLM:
+    """The model of a program: its own, where an optimizer trained one."""
+    found = next((each.lm for each in program.predictors() if each.lm is not None), lm)
+    return found if isinstance(found, LocalLM) else lm
 
 
 class _Watch:
@@ -243,7 +286,8 @@ def _save(
     )  # fmt: skip
     facts = {key: report[key] for key in kept}
     facts["inputs"] = list(job.data.inputs)
-    artifact = save_artifact(record.folder / "artifact", program, job.plan, job.lm, facts).folder
+    plan, lm = job.plan.around(program), _spoken_by(program, job.lm)
+    artifact = save_artifact(record.folder / "artifact", program, plan, lm, facts).folder
     if output is None:
         return artifact
     target = output.expanduser().absolute()

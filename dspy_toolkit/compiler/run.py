@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.data import Data, data_of_examples
+from dspy_toolkit.programs.finetune_provider import TrainAdapter
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM, chosen_model, local_lm
 from dspy_toolkit.programs.metrics import Metric, as_metric
@@ -43,6 +44,10 @@ class CompileOptions:
         model: reference of the model; None takes the task's, then the settings'.
         adapter: folder of a fine-tune laid over the model.
         lm: a language model made in Python, instead of `model`.
+        teacher: reference of a model that makes demonstrations, or one made in Python; None takes
+            the task's, then the model itself.
+        prompt_model: the same for the model that writes instructions, rules and advice.
+        adapters: makes a trainer of adapters from its options, for optimizers that fine-tune.
         seed: of everything random in the run.
         threads: examples in work at once; None takes the settings'.
         output: where to put a copy of the artifact; must not exist yet.
@@ -58,6 +63,9 @@ class CompileOptions:
     model: str | None = None
     adapter: Path | None = None
     lm: LocalLM | None = None
+    teacher: str | LocalLM | None = None
+    prompt_model: str | LocalLM | None = None
+    adapters: Callable[..., TrainAdapter] | None = None
     seed: int = 0
     threads: int | None = None
     output: Path | None = None
@@ -92,12 +100,15 @@ def compile_task(
     row = optimizer(name) if asked.optimizer else _task_optimizer(name, task)
     _check_inherited(row, task, [key for key in inherited if key not in asked.options])
     settled = row.settle({**inherited, **asked.options})
+    row.check(settled, len(task.data.train.examples))
     _check(asked)
     rival = _rival(asked, task.plan, list(task.data.inputs))
     opened = partial(open_model, task, chosen)
     with (
         closing(task.metric),
         chosen_model(_countable(asked.lm), asked.model, asked.adapter, opened) as lm,
+        helper(asked.teacher or task.teacher, asked.seed, chosen) as teacher,
+        helper(asked.prompt_model or task.prompt_model, asked.seed, chosen) as prompt_model,
     ):
         job = Job(
             name=asked.name or task.name,
@@ -115,6 +126,9 @@ def compile_task(
             against=rival,
             alpha=asked.alpha,
             keep_anyway=asked.keep_anyway,
+            teacher=teacher,
+            prompt_model=prompt_model,
+            adapters=asked.adapters,
         )
         return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
 
@@ -172,6 +186,7 @@ def compile_program(
         )
     row = optimizer(asked.optimizer or DEFAULT)
     settled = row.settle(asked.options)
+    row.check(settled, len(train))
     _check(asked)
     used = _countable(lm)
     plan = plan_of(program)
@@ -192,14 +207,20 @@ def compile_program(
         against=_rival(asked, plan, list(data.inputs)),
         alpha=asked.alpha,
         keep_anyway=asked.keep_anyway,
+        adapters=asked.adapters,
     )
 
     def fill(place: Path) -> None:
         for split in (data.train, data.validation, data.test):
             write_json(place / f"{split.name}.json", [row.values for row in split.rows])
 
-    with closing(job.metric):
-        return execute(job, chosen, fill=fill, output=asked.output)
+    with (
+        closing(job.metric),
+        helper(asked.teacher, asked.seed, chosen) as teacher,
+        helper(asked.prompt_model, asked.seed, chosen) as prompt_model,
+    ):
+        whole = replace(job, teacher=teacher, prompt_model=prompt_model)
+        return execute(whole, chosen, fill=fill, output=asked.output)
 
 
 def open_model(
@@ -218,6 +239,19 @@ def open_model(
             f"{task.needs_larger_model}; name one with --model"
         )
     return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
+
+
+@contextmanager
+def helper(model: str | LocalLM | None, seed: int, settings: Settings) -> Iterator[LocalLM | None]:
+    """A teacher or prompt model: opened for the block, or as it was given."""
+    if not isinstance(model, str):
+        yield None if model is None else _countable(model).copy(seed=seed)
+        return
+    opened = local_lm(model, seed=seed, settings=settings)
+    try:
+        yield opened
+    finally:
+        opened.release()
 
 
 def _countable(lm: T) -> T:

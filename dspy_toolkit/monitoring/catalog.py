@@ -43,6 +43,11 @@ REQUEST_SECONDS = _seconds("request", "program version", "from a request to its 
 REQUEST_FIRST = _seconds(
     "request_first_token", "program version", "from a request to the first piece of its answer"
 )
+REFUSED = _counter("refused_requests", "reason", "requests that got no further than the door")
+BROKEN = _counter("broken_requests", "", "requests that met what nobody foresaw")
+PREDICTIONS = _counter("predictions", "program version cached", "calls where answers are kept")
+SWITCHES = _counter("version_switches", "program", "times a program's version was replaced")
+VERSIONS_REFUSED = _counter("versions_refused", "program", "versions that failed their check")
 
 CALLS = _counter("calls", "model", "calls that programs made of language models")
 CALL_ERRORS = _counter("call_errors", "model kind", "those that failed, by kind")

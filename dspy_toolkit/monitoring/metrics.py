@@ -46,6 +46,13 @@ class Metrics:
         self._last: dict[str, ev.EngineSampled] = {}
         self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
             ev.RequestFinished: self._request,
+            ev.PredictionServed: lambda e: self._count(
+                m.PREDICTIONS, e.program, e.version, str(e.cached).lower()
+            ),
+            ev.VersionSwitched: lambda e: self._count(m.SWITCHES, e.program),
+            ev.VersionRefused: lambda e: self._count(m.VERSIONS_REFUSED, e.program),
+            ev.RequestRefused: lambda e: self._count(m.REFUSED, e.reason),
+            ev.RequestBroken: lambda e: self._count(m.BROKEN),
             ev.CallFinished: self._call,
             ev.GenerationFinished: self._generation,
             ev.EngineSampled: self._engine,

@@ -71,7 +71,7 @@ class Artifact:
             InvalidInput: the program or the model cannot be made again from what is recorded.
             IntegrityError: the model's files are no longer those of the compile run.
         """
-        module = into if into is not None else self.plan.build()
+        module = self.plan.build(into)
         try:
             module.load(self.folder / PROGRAM)
         except (KeyError, AttributeError, ValueError) as error:
@@ -205,6 +205,7 @@ def save_artifact(
                 "program": plan.program,
                 "tools_file": plan.tools_file,
                 "tools": list(plan.tools),
+                "wrapper": plan.wrapper,
             },
             "model": _model_facts(lm),
             **facts,
@@ -233,6 +234,7 @@ def load_artifact(folder: Path | str) -> Artifact:
         program=module["program"],
         tools_file=module["tools_file"],
         tools=tuple(module["tools"]),
+        wrapper=module.get("wrapper"),
     )
     return Artifact(place, manifest, plan)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import dspy
 
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.programs.journal import CallJournal
 
 _KEY = "dspy_toolkit_tally"
 
@@ -51,10 +52,12 @@ class CallTally:
 
     Attributes:
         run: id of the run that the calls are made for, where there is one.
+        journal: keeps their answers, so that none is made twice; None makes every call.
     """
 
-    def __init__(self, run: str | None = None) -> None:
+    def __init__(self, run: str | None = None, journal: CallJournal | None = None) -> None:
         self.run = run
+        self.journal = journal
         self._changed = threading.Condition()
         self._calls = Calls()
         self._running = 0
@@ -78,6 +81,11 @@ class CallTally:
             self._calls = Calls(made + (not cached), known + cached)
             self._running -= 1
             self._changed.notify_all()
+
+    def note(self, *, made: bool) -> None:
+        """A call was answered from the journal; `made` where it counts as the model's own."""
+        with self._changed:
+            self._calls = Calls(self._calls.made + made, self._calls.cached + (not made))
 
     def stop(self, error: ToolkitError) -> None:
         """Make every later call fail. The first reason counts."""

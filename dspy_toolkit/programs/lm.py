@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -16,10 +15,12 @@ from dspy.lm15 import Request
 from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import answered_in_place
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
-from dspy_toolkit.events import CallFinished, current_run, emit
+from dspy_toolkit.events import current_run
 from dspy_toolkit.programs.cache import Keep, current_settings, use_call_cache
-from dspy_toolkit.programs.calls import STOPPED, current_tally
+from dspy_toolkit.programs.calls import current_tally
 from dspy_toolkit.programs.flights import Flight, Flights
+from dspy_toolkit.programs.model_call import async_model_call, model_call
+from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm
 from dspy_toolkit.programs.samples import in_tasks, in_threads, sample_seed
 from dspy_toolkit.programs.weighed import weighed_output, weighed_request
 
@@ -48,7 +49,12 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
 
     Equal calls made at the same time are made once, where answers are cached. An answer that
     another engine gave in the place of a resilient one's primary is not cached.
+
+    Attributes:
+        proposes: whether it is asked for instructions, rules and advice, not for the task itself.
     """
+
+    proposes = False
 
     def __init__(
         self,
@@ -114,8 +120,12 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         Several samples are asked for at once, so that they are read once and decoded together.
         """
         if _is_typed(prompt, kwargs):
-            with self._measured(kwargs):
-                return super().__call__(*self._seeded_request(prompt, kwargs), **kwargs)
+            request = self._seeded_request(prompt, kwargs)
+            with model_call(self, request, None, kwargs) as call:
+                if not call.known:
+                    with self._kept(kwargs):
+                        call.answer = super().__call__(request, **kwargs)
+            return call.answer
         samples, copies = self._samples(kwargs)
         answers = in_threads([partial(self._answer, prompt, messages, each) for each in samples])
         return [answer for each in answers for answer in each] * copies
@@ -123,27 +133,44 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """The same for coroutines."""
         if _is_typed(prompt, kwargs):
-            with self._measured(kwargs):
-                return await super().acall(*self._seeded_request(prompt, kwargs), **kwargs)
+            request = self._seeded_request(prompt, kwargs)
+            async with async_model_call(self, request, None, kwargs) as call:
+                if not call.known:
+                    with self._kept(kwargs):
+                        call.answer = await super().acall(request, **kwargs)
+            return call.answer
         samples, copies = self._samples(kwargs)
         answers = await in_tasks([partial(self._aanswer, prompt, messages, s) for s in samples])
         return [answer for each in answers for answer in each] * copies
 
     def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         request = weighed_request(self.model, prompt, messages, {**self.kwargs, **kwargs})
-        with self._measured(kwargs), self._alone("call", prompt, messages, kwargs) as flight:
-            flight.wait()
-            if request is None:
-                return list(super().__call__(prompt, messages=messages, **kwargs))
-            return [weighed_output(super().__call__(request, **_controls(kwargs)))]
+        with model_call(self, prompt, messages, kwargs) as call:
+            if not call.known:
+                alone = self._alone("call", prompt, messages, kwargs)
+                with self._kept(kwargs), alone as flight:
+                    flight.wait()
+                    if request is None:
+                        call.answer = list(super().__call__(prompt, messages=messages, **kwargs))
+                    else:
+                        answered = super().__call__(request, **_controls(kwargs))
+                        call.answer = [weighed_output(answered)]
+        return list(call.answer)
 
     async def _aanswer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> list[Any]:
         request = weighed_request(self.model, prompt, messages, {**self.kwargs, **kwargs})
-        with self._measured(kwargs), self._alone("acall", prompt, messages, kwargs) as flight:
-            await flight.await_()
-            if request is None:
-                return list(await super().acall(prompt, messages=messages, **kwargs))
-            return [weighed_output(await super().acall(request, **_controls(kwargs)))]
+        async with async_model_call(self, prompt, messages, kwargs) as call:
+            if not call.known:
+                alone = self._alone("acall", prompt, messages, kwargs)
+                with self._kept(kwargs), alone as flight:
+                    await flight.await_()
+                    if request is None:
+                        found = await super().acall(prompt, messages=messages, **kwargs)
+                        call.answer = list(found)
+                    else:
+                        answered = await super().acall(request, **_controls(kwargs))
+                        call.answer = [weighed_output(answered)]
+        return list(call.answer)
 
     def _alone(self, way: str, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> Any:
         """Hold a call back while the same one is in flight: its answer will be in the cache."""
@@ -163,49 +190,25 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         rollout = merged.get("rollout_id")
         return [{**single, "seed": sample_seed(base, rollout, n)} for n in range(count)], 1
 
-    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> tuple[Request]:
+    def _seeded_request(self, prompt: Any, kwargs: dict[str, Any]) -> Request:
         request: Request = kwargs.pop("request", None) or prompt
         if not request.config.temperature or request.config.seed is not None:
-            return (request,)
+            return request
         seed = sample_seed(self.seed, kwargs.get("rollout_id"), 0)
-        return (replace(request, config=replace(request.config, seed=seed)),)
+        return replace(request, config=replace(request.config, seed=seed))
 
     @contextmanager
-    def _measured(self, kwargs: dict[str, Any]) -> Iterator[None]:
-        """Count and report a call; keep an answer that is another model's out of the cache."""
-        tally = current_tally()
-        tally.begin()
-        meter = _Meter(dspy.settings.usage_tracker)
-        started = time.perf_counter()
-        error: str | None = None
-        run = current_run.set(tally.run)
+    def _kept(self, kwargs: dict[str, Any]) -> Iterator[None]:
+        """Say for which run a call is made; keep another model's answer out of the cache."""
+        run = current_run.set(current_tally().run)
         keep = Keep(bool(kwargs.get("cache", self.cache)))
         if keep and hasattr(self.engine, "policy"):
             kwargs["cache"] = keep
         stood_in = answered_in_place.set(keep.drop)
         try:
-            with dspy.context(usage_tracker=meter):
-                yield
-        except BaseException as problem:
-            # What broke because everything was stopped is no failure of its own.
-            error = STOPPED if tally.stopped else type(problem).__name__
-            tally.check()
-            raise
+            yield
         finally:
             answered_in_place.reset(stood_in)
-            cached = error is None and not meter.answered
-            tally.end(cached=cached)
-            emit(
-                CallFinished(
-                    model=self.model,
-                    seconds=time.perf_counter() - started,
-                    input_tokens=meter.input_tokens,
-                    output_tokens=meter.output_tokens,
-                    cached=cached,
-                    error=error,
-                    run=tally.run,
-                )
-            )
             current_run.reset(run)
 
 
@@ -224,7 +227,8 @@ def local_lm(
     Answers are cached in `<home>/cache` unless the settings turn that off.
 
     Args:
-        reference: "embedded", a folder that mlx-lm can load, or a hub id.
+        reference: "embedded", a folder that mlx-lm can load, a hub id, or an endpoint's model, see
+            `remote_lm`.
         adapter: folder of a LoRA or full fine-tune, laid over the weights.
         temperature: 0 takes the likeliest token every time.
         max_tokens: longest answer.
@@ -241,6 +245,12 @@ def local_lm(
 
     reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
     chosen = settings or current_settings()
+    if reference.startswith(PREFIX):
+        if adapter is not None or options:
+            raise InvalidInput("a remote model takes no adapter and no engine options")
+        return remote_lm(
+            reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
+        )
     use_call_cache(chosen)
     engine = open_engine(
         reference,
@@ -289,23 +299,6 @@ def chosen_model(
     finally:
         if lm is None:
             used.release()
-
-
-class _Meter:
-    """Stands in for DSPy's usage tracker during one call: it hears of real answers only."""
-
-    def __init__(self, outer: Any) -> None:
-        self._outer = outer
-        self.answered = False
-        self.input_tokens = 0
-        self.output_tokens = 0
-
-    def add_usage(self, model: str, usage: dict[str, Any]) -> None:
-        self.answered = True
-        self.input_tokens += usage.get("prompt_tokens") or 0
-        self.output_tokens += usage.get("completion_tokens") or 0
-        if self._outer is not None:
-            self._outer.add_usage(model, usage)
 
 
 def _is_typed(prompt: Any, kwargs: dict[str, Any]) -> bool:

@@ -66,6 +66,16 @@ class Metric:
         score = self._checked(self._value(example, prediction, trace), example)
         return score if trace is None else score >= self.threshold
 
+    def feedback(self, example: dspy.Example, prediction: dspy.Prediction) -> str | None:
+        """What the user's own metric says of an answer in words, for optimizers that read it.
+
+        None where it gives a number alone, as the toolkit's own metrics do.
+        """
+        if self.file is None:
+            return None
+        told = getattr(self._value(example, prediction, None), "feedback", None)
+        return str(told) if told else None
+
     def located(self, locate: Locate) -> Metric:
         """The same metric, naming examples in its own way."""
         return replace(self, locate=locate)

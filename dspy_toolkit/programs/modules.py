@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.programs.signature import dspy_signature, record_of
 from dspy_toolkit.programs.speaking import class_of
 from dspy_toolkit.programs.user_code import call, load_function, with_modules
+from dspy_toolkit.programs.voting import Voting
 from dspy_toolkit.registry import SignatureRecord
 
 KINDS = ("predict", "chain_of_thought", "react")
@@ -73,6 +75,7 @@ class ModulePlan:
         program: the user's file, relative to the folder.
         tools_file: file of the tools, relative to the folder.
         tools: names of functions in it.
+        wrapper: what an optimizer put around the program: `{"nearest": k}` or `{"voting": n}`.
     """
 
     kind: str
@@ -81,6 +84,11 @@ class ModulePlan:
     program: str | None = None
     tools_file: str | None = None
     tools: tuple[str, ...] = ()
+    wrapper: Mapping[str, int] | None = None
+
+    def around(self, program: dspy.Module) -> ModulePlan:
+        """The plan of a program that an optimizer made of this plan's."""
+        return replace(self, wrapper=_wrapper_of(program))
 
     def check(self, where: str) -> None:
         """Refuse a plan that cannot be built, running the user's code once.
@@ -98,12 +106,24 @@ class ModulePlan:
         named = [name for name in (self.program, self.tools_file) if name is not None]
         return with_modules(self.folder, named)
 
-    def build(self) -> dspy.Module:
-        """A new module without demonstrations.
+    def build(self, into: dspy.Module | None = None) -> dspy.Module:
+        """A new module without demonstrations, with what an optimizer put around it.
+
+        Args:
+            into: the bare program, where it is there already.
 
         Raises:
             NotFound, InvalidInput: a file or function is missing, or the user's code fails.
         """
+        bare = self._bare() if into is None else into
+        match dict(self.wrapper or {}):
+            case {"nearest": k}:
+                return Nearest(bare, k)
+            case {"voting": count}:
+                return Voting([bare.deepcopy() for _ in range(count)])
+        return bare
+
+    def _bare(self) -> dspy.Module:
         if self.program is not None:
             return _user_program(self.folder / self.program)
         if self.kind == GIVEN:
@@ -116,6 +136,12 @@ class ModulePlan:
             else []
         )
         return build_module(self.kind, dspy_signature(self.signature), tools)
+
+
+def _wrapper_of(program: dspy.Module) -> dict[str, int] | None:
+    if isinstance(program, Nearest):
+        return {"nearest": program.k}
+    return {"voting": len(program.programs)} if isinstance(program, Voting) else None
 
 
 def _user_program(file: Path) -> dspy.Module:

@@ -29,7 +29,7 @@ KEPT_SIGNATURE = "signature.used.toml"
 
 _KEYS = (
     "name", "description", "signature", "program", "module", "model", "needs_larger_model",
-    "format", "generation", "tools", "metric", "data", "optimizer",
+    "format", "generation", "tools", "metric", "data", "optimizer", "teacher", "prompt_model",
 )  # fmt: skip
 
 
@@ -49,6 +49,8 @@ class Task:
         optimizer: name of the optimizer, or None for the default.
         optimizer_options: its options.
         optimizer_places: file and line of its name and of each option.
+        teacher: reference of the model that makes demonstrations, or None for the task's own.
+        prompt_model: reference of the model that writes instructions, or None for the task's own.
         files: what belongs to the task, relative to the folder: what it names, and the modules
             that its Python files can import.
     """
@@ -66,6 +68,8 @@ class Task:
     optimizer: str | None = None
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     optimizer_places: Mapping[str, str] = field(default_factory=dict)
+    teacher: str | None = None
+    prompt_model: str | None = None
     files: tuple[str, ...] = ()
 
     @property
@@ -118,6 +122,8 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
         optimizer=_popped_name(optimizer, options),
         optimizer_options=options,
         optimizer_places=_places(optimizer),
+        teacher=table.optional_text("teacher"),
+        prompt_model=table.optional_text("prompt_model"),
         files=with_modules(place, [FILE, *table.files]),
     )
 

@@ -52,3 +52,22 @@ def in_use(folder: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+@contextmanager
+def waiting_for(folder: Path, what: str) -> Iterator[None]:
+    """Be the only one who changes a folder's files, after waiting for whoever does; for moments.
+
+    Args:
+        folder: made where it does not exist.
+        what: what it is to the user, for the message.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / NAME).open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

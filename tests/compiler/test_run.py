@@ -360,6 +360,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_artifact(
         "run.log",
         "events.jsonl",
         "examples.jsonl",
+        "journal.log",
     }
 
 
