@@ -25,17 +25,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 
 from dspy_toolkit.store.files import write_json, write_text
+from tests.resilience.laboratory.children import CHILD_MIXES, CHILD_PACE, ChildMix, run_child
 from tests.resilience.laboratory.trial import BUDGET, CALLERS, MIXES, Mix, Pace, run
 
 PACE = Pace(token_s=0.15, deadline_s=0.8)
 # Beyond what the machine itself is late: taking an answer apart and handing it over.
 ALLOWED_LATE_S = 0.25
+# How often a child is harmed in the course of its calls.
+HARMS = 10
 
 
-def measured(mix: Mix, calls: int) -> dict[str, Any]:
+def measured(mix: Mix | ChildMix, calls: int) -> dict[str, Any]:
     process = psutil.Process()
     before_mib = process.memory_info().rss / 2**20
-    found = run(mix, calls, PACE)
+    if isinstance(mix, Mix):
+        found = run(mix, calls, PACE)
+    else:
+        found = run_child(mix, calls, every=max(calls // HARMS, 1))
     gc.collect()
     promises = {
         "every call ended once and rightly": not found.wrong,
@@ -67,6 +73,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "most attempts",
         "retries",
         "shed",
+        "processes replaced",
         "late answers dropped",
         "threads at most",
         "seconds",
@@ -85,6 +92,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['most_attempts']} of {BUDGET}",
             events.get("CallRetried", 0),
             events.get("CallShed", 0),
+            events.get("ChildEnded", 0),
             events.get("LateAnswerDropped", 0),
             row["threads"],
             round(row["seconds"], 1),
@@ -105,11 +113,12 @@ def _counts(counts: dict[str, int]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--calls", type=int, default=10_000)
-    parser.add_argument("--mix", choices=[mix.name for mix in MIXES])
+    mixes = (*MIXES, *CHILD_MIXES)
+    parser.add_argument("--mix", choices=[mix.name for mix in mixes])
     parser.add_argument("--out", type=Path, default=Path("."))
     chosen = parser.parse_args()
     rows = []
-    for mix in MIXES:
+    for mix in mixes:
         if chosen.mix in (None, mix.name):
             rows.append(measured(mix, chosen.calls))
             broken = "; ".join(rows[-1]["broken"])
@@ -120,7 +129,12 @@ def main() -> int:
         "cores": os.cpu_count(),
         "load": os.getloadavg(),
     }
-    report = {"machine": machine, "pace": dataclasses.asdict(PACE), "callers": CALLERS}
+    report = {
+        "machine": machine,
+        "pace": dataclasses.asdict(PACE),
+        "child_pace": dataclasses.asdict(CHILD_PACE),
+        "callers": CALLERS,
+    }
     write_json(chosen.out / "fault_laboratory.json", {**report, "mixes": rows})
     write_text(chosen.out / "fault_laboratory.md", table(rows))
     sys.stdout.write(table(rows))

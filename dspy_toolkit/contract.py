@@ -11,7 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Protocol, TypeAlias
 
-from dspy._vendor.lm15.serde import request_to_dict, response_from_dict, response_to_dict
+from dspy._vendor.lm15.serde import (
+    request_from_dict,
+    request_to_dict,
+    response_from_dict,
+    response_to_dict,
+    stream_event_from_dict,
+    stream_event_to_dict,
+)
 from dspy._vendor.lm15.transports import (
     ReadTimeout,
     StdlibTransport,
@@ -158,8 +165,11 @@ __all__ = [
     "error_from_event",
     "gives_up_at",
     "materialize_response",
+    "request_from_dict",
     "request_to_dict",
     "response_from_dict",
     "response_to_dict",
     "response_to_events",
+    "stream_event_from_dict",
+    "stream_event_to_dict",
 ]

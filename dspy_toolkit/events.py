@@ -370,6 +370,17 @@ class CheckpointDamaged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryRebuilt(Event):
+    """The run history was damaged: it is kept under a name of its own, and was made anew.
+
+    `runs` rows come from the runs' folders.
+    """
+
+    kept: str
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunResumed(Event):
     """A run that had stopped goes on from a step."""
 

@@ -11,17 +11,20 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import heads, keys, models, optimizers, runs, signatures
+from dspy_toolkit.cli import breakers, heads, keys, models, optimizers, runs, signatures
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
 from dspy_toolkit.cli.finetune import finetune_command
+from dspy_toolkit.cli.health import health_command
 from dspy_toolkit.cli.init import init_command
+from dspy_toolkit.cli.monitor import monitor_command
 from dspy_toolkit.cli.output import out, say
 from dspy_toolkit.cli.run import run_command
 from dspy_toolkit.cli.serve import serve_command
 from dspy_toolkit.cli.train import train_command
 from dspy_toolkit.errors import StorageError, ToolkitError
+from dspy_toolkit.events import Event, HistoryRebuilt, subscribed
 
 INTERRUPTED = 130
 
@@ -44,6 +47,9 @@ app.command("init")(init_command)
 app.command("train")(train_command)
 app.command("finetune")(finetune_command)
 app.command("doctor")(doctor)
+app.command("health")(health_command)
+app.command("monitor")(monitor_command)
+app.add_typer(breakers.app, name="breakers")
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
 app.add_typer(optimizers.app, name="optimizers")
@@ -74,7 +80,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
-            app(arguments)
+            with subscribed(_remark):
+                app(arguments)
         finally:
             sys.stdout.flush()
     except ToolkitError as error:
@@ -105,6 +112,14 @@ def main() -> None:
             "run it again with --debug and report what it prints"
         )
         sys.exit(ToolkitError.exit_code)
+
+
+def _remark(event: Event) -> None:
+    if isinstance(event, HistoryRebuilt):
+        say(
+            f"the run history was damaged; it is kept as {event.kept}, and was made anew from "
+            f"{event.runs} run folders"
+        )
 
 
 def _discard_output() -> None:

@@ -14,4 +14,28 @@ Adapter = Annotated[
     Path | None, typer.Option(help="A fine-tune laid over the model, made by mlx-lm.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")]
+Supervised = Annotated[
+    bool,
+    typer.Option("--supervised", help="Run the model in a process that is watched and restarted."),
+]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def read_key(file: Path | None) -> str | None:
+    """The key in a file; keys are never given on the command line, where others see them.
+
+    Raises:
+        NotFound: there is no such file. InvalidInput: it is empty.
+    """
+    from dspy_toolkit.errors import InvalidInput
+    from dspy_toolkit.store.files import read_text
+
+    if file is None:
+        return None
+    key = read_text(file, "key file").strip()
+    if not key:
+        raise InvalidInput(f"key file {file} is empty; put the server's key into it")
+    return key

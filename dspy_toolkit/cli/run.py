@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dspy_toolkit.cli.inputs import Input, given_values
-from dspy_toolkit.cli.options import Adapter, Json, Model
+from dspy_toolkit.cli.options import Adapter, Json, Model, Supervised
 from dspy_toolkit.cli.output import out, out_json
 
 
@@ -18,6 +18,7 @@ def run_command(
     input: Input,
     model: Model = None,
     adapter: Adapter = None,
+    supervised: Supervised = False,
     json: Json = False,
 ) -> None:
     """Call a compiled program with one set of inputs and print its outputs.
@@ -28,7 +29,8 @@ def run_command(
     """
     from dspy_toolkit.programs.artifact import ask
 
-    outputs = ask(artifact, given_values(input), model=model, adapter=adapter)
+    values = given_values(input)
+    outputs = ask(artifact, values, model=model, adapter=adapter, supervised=supervised)
     if json:
         out_json(outputs)
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
@@ -56,3 +57,18 @@ def open_engine(
     if opened.fresh:
         emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began))
     return MlxEngine(opened, reference, identity.model_string, options)
+
+
+def open_described(
+    reference: str, options: Mapping[str, Any], settings: Mapping[str, Any]
+) -> MlxEngine:
+    """`open_engine` from JSON values, as another process gets them.
+
+    Args:
+        options: as of `EngineOptions.dump`.
+        settings: every field of `Settings`.
+
+    Raises:
+        As `open_engine`.
+    """
+    return open_engine(reference, EngineOptions.load(options), Settings(**settings))

@@ -24,6 +24,18 @@ GENERATED = "generated"
 """Key of an answer's `provider_data` that is False where no model was asked."""
 
 
+def known_level(level: str) -> Level:
+    """A level by its name.
+
+    Raises:
+        InvalidInput: there is none of this name.
+    """
+    for each in LEVELS:
+        if each == level:
+            return each
+    raise InvalidInput(f"health level {level!r} is unknown; {nearest(level, LEVELS)}")
+
+
 class Subject(Protocol):
     """What is checked: an engine. Where it has `alive`, that says whether calls are taken now."""
 
@@ -124,9 +136,7 @@ class Health:
         Raises:
             InvalidInput: no such level.
         """
-        if level not in LEVELS:
-            raise InvalidInput(f"health level {level!r} is unknown; {nearest(level, LEVELS)}")
-        chosen: Level = level
+        chosen = known_level(level)
         if chosen == "live":
             return HealthReport(chosen, True, (Finding("process", True, "answers"),))
         if chosen == "ready":

@@ -220,6 +220,7 @@ def local_lm(
     max_tokens: int = 1024,
     seed: int = 0,
     settings: Settings | None = None,
+    supervised: bool = False,
     **options: Any,
 ) -> LocalLM:
     """Open a model on this machine as a language model for DSPy.
@@ -235,6 +236,8 @@ def local_lm(
         seed: start of all sampling.
         settings: where the cache lies and which device is used; read from the environment when
             left out.
+        supervised: whether the model runs in a process of its own, which is watched and started
+            again when it fails; for programs that are served.
         options: further fields of `EngineOptions`, for example `min_p` or `template`.
 
     Raises:
@@ -242,6 +245,7 @@ def local_lm(
             loaded.
     """
     from dspy_toolkit.engine import EngineOptions, open_engine
+    from dspy_toolkit.programs.supervised import supervised_engine
 
     reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
     chosen = settings or current_settings()
@@ -252,7 +256,8 @@ def local_lm(
             reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
         )
     use_call_cache(chosen)
-    engine = open_engine(
+    opened = supervised_engine if supervised else open_engine
+    engine = opened(
         reference,
         EngineOptions(
             adapter=None if adapter is None else Path(adapter),

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from dspy_toolkit.resilience.reading import load_policy, policy_data, read_policy
     from dspy_toolkit.resilience.remote import RemoteEngine
     from dspy_toolkit.resilience.storage import FileStorage, stored_in
+    from dspy_toolkit.resilience.supervised.engine import SupervisedEngine
+    from dspy_toolkit.resilience.supervised.opening import Opening
+    from dspy_toolkit.resilience.supervised.policy import SupervisionPolicy
 
 _PLACES = {
     "AnswerMemory": "answers",
@@ -40,11 +43,14 @@ _PLACES = {
     "FileStorage": "storage",
     "FixedAnswer": "answers",
     "ManualClock": "manual_clock",
+    "Opening": "supervised.opening",
     "Policy": "policy",
     "RemoteEngine": "remote",
     "ResilientEngine": "engine",
     "RetryPolicy": "policy",
     "SheddingPolicy": "policy",
+    "SupervisedEngine": "supervised.engine",
+    "SupervisionPolicy": "supervised.policy",
     "TimeoutPolicy": "policy",
     "WouldHang": "manual_clock",
     "answered_by": "engine",
@@ -67,11 +73,14 @@ __all__ = [
     "FileStorage",
     "FixedAnswer",
     "ManualClock",
+    "Opening",
     "Policy",
     "RemoteEngine",
     "ResilientEngine",
     "RetryPolicy",
     "SheddingPolicy",
+    "SupervisedEngine",
+    "SupervisionPolicy",
     "TimeoutPolicy",
     "WouldHang",
     "answered_by",

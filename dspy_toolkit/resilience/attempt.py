@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from dspy_toolkit.contract import (
     LM15Error,
@@ -19,11 +19,8 @@ from dspy_toolkit.resilience.breaker import Permit
 from dspy_toolkit.resilience.call import Visit
 from dspy_toolkit.resilience.driver import Feed, TimeIsUp
 from dspy_toolkit.resilience.errors import BrokenEngine, CallTimeout, blames_engine, kind_of
+from dspy_toolkit.resilience.guarded import Guarded
 from dspy_toolkit.resilience.limits import Limits, is_token
-
-if TYPE_CHECKING:
-    from dspy_toolkit.resilience.guard import Guard
-
 
 # Admission takes a little of the deadline; an attempt with all but that had its fair time.
 NEARLY = 0.95
@@ -32,7 +29,7 @@ NEARLY = 0.95
 class Attempt:
     """One call that was let through to the engine, until it has ended and been counted."""
 
-    def __init__(self, guard: Guard, visit: Visit, permit: Permit | None) -> None:
+    def __init__(self, guard: Guarded, visit: Visit, permit: Permit | None) -> None:
         self._guard = guard
         self._visit = visit
         self._permit = permit

@@ -17,7 +17,8 @@ from dspy_toolkit.resilience.breaker import Breaker
 from dspy_toolkit.resilience.chain import ANSWERED_BY, Chain
 from dspy_toolkit.resilience.clock import Clock, SystemClock
 from dspy_toolkit.resilience.driver import finish, finish_each
-from dspy_toolkit.resilience.guard import Accept, Guard
+from dspy_toolkit.resilience.guard import Guard
+from dspy_toolkit.resilience.guarded import Accept
 from dspy_toolkit.resilience.policy import Policy
 from dspy_toolkit.resilience.reading import policy_data, read_policy
 from dspy_toolkit.resilience.storage import BreakerStorage

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import pybreaker
-
 from dspy_toolkit.contract import (
-    Request,
     Response,
     StreamEvent,
     materialize_response,
 )
 from dspy_toolkit.events import CallShed, emit
 from dspy_toolkit.resilience.attempt import Attempt, GuardedStream
-from dspy_toolkit.resilience.breaker import Breaker
 from dspy_toolkit.resilience.call import Visit
-from dspy_toolkit.resilience.clock import Clock
 from dspy_toolkit.resilience.driver import Driver
 from dspy_toolkit.resilience.errors import (
     DeadlineUnreachable,
@@ -27,43 +21,13 @@ from dspy_toolkit.resilience.errors import (
     Refused,
     RubbishAnswer,
 )
-from dspy_toolkit.resilience.gate import Gate
-from dspy_toolkit.resilience.pace import Pace
-from dspy_toolkit.resilience.policy import EnginePolicy
-from dspy_toolkit.resilience.storage import BreakerStorage
+from dspy_toolkit.resilience.guarded import Guarded
 
 E = TypeVar("E")
-Accept = Callable[[Request, Response], bool]
 
 
-class Guard:
-    """What is known and allowed of one engine, for threads and coroutines together.
-
-    Args:
-        name: of the engine.
-        storage: keeps the breaker's state.
-        listeners: pybreaker listeners.
-        accept: looks at each answer of `complete`; a refused one is a failed attempt.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        policy: EnginePolicy,
-        clock: Clock,
-        storage: BreakerStorage | None = None,
-        listeners: Iterable[pybreaker.CircuitBreakerListener] = (),
-        accept: Accept | None = None,
-    ) -> None:
-        self.name = name
-        self.policy = policy
-        self.clock = clock
-        self.accept = accept
-        self.gate = Gate(name, policy.bulkhead)
-        self.pace = Pace(policy.shedding) if policy.shedding else None
-        self.breaker = (
-            Breaker(name, policy.breaker, clock, storage, listeners) if policy.breaker else None
-        )
+class Guard(Guarded):
+    """Asks one engine behind its guards, one attempt a call."""
 
     async def complete(self, visit: Visit, driver: Driver[E], engine: E) -> Response:
         """Ask the engine once.

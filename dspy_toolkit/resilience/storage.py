@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote, unquote
 
-from dspy_toolkit.errors import IntegrityError, NotFound, StorageError, ToolkitError
+from dspy_toolkit.errors import IntegrityError, NotFound, StorageError, ToolkitError, nearest
 from dspy_toolkit.events import BreakerStateLost, emit
 from dspy_toolkit.store.files import read_json, write_json
 
@@ -56,6 +58,9 @@ class FileStorage:
         self._opened_at: datetime | None = None
         self._seen: tuple[int, ...] | None = None
         self._refresh()
+        if self._seen is None:
+            # So that it can be found, and turned by hand, before it has ever changed.
+            self._write()
 
     @property
     def name(self) -> str:
@@ -135,9 +140,63 @@ class FileStorage:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+@dataclass(frozen=True)
+class KeptState:
+    """A circuit's state as it lies on disk.
+
+    Attributes:
+        state: one of `STATES`.
+        opened_at: when it was opened last, UTC; None if it never was.
+    """
+
+    engine: str
+    state: str
+    opened_at: datetime | None
+
+
 def stored_in(folder: Path) -> Callable[[str], FileStorage]:
     """A file for each engine's breaker: `<folder>/<engine>.json`."""
-    return lambda engine: FileStorage(folder / f"{engine}.json")
+    return lambda engine: FileStorage(_file(folder, engine))
+
+
+def kept_states(folder: Path) -> list[KeptState]:
+    """The states that lie in a folder, by engine.
+
+    Raises:
+        IntegrityError: one is damaged.
+    """
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    return [kept_state(folder, unquote(file.stem)) for file in files]
+
+
+def kept_state(folder: Path, engine: str) -> KeptState:
+    """One engine's state.
+
+    Raises:
+        NotFound: it has none there. IntegrityError: it is damaged.
+    """
+    path = _file(folder, engine)
+    if not path.is_file():
+        names = [unquote(file.stem) for file in folder.glob("*.json")]
+        raise NotFound(f"engine {engine!r} has no state in {folder}; {nearest(engine, names)}")
+    return KeptState(engine, *_parsed(read_json(path, "breaker state"), path))
+
+
+def turn_state(folder: Path, engine: str, state: str) -> None:
+    """Open or close a circuit by hand; who uses it sees that at the next call.
+
+    Raises:
+        NotFound: the engine has no state there. StorageError: it cannot be written.
+    """
+    path = _file(folder, engine)
+    if not path.is_file():
+        kept_state(folder, engine)
+    opened_at = datetime.now(UTC).isoformat() if state == "open" else None
+    write_json(path, {"state": state, "opened_at": opened_at})
+
+
+def _file(folder: Path, engine: str) -> Path:
+    return folder / f"{quote(engine, safe='')}.json"
 
 
 def _parsed(content: Any, path: Path) -> tuple[str, datetime | None]:

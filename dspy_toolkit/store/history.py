@@ -1,10 +1,15 @@
-"""The run history: one row a run, in SQLite, so that runs can be listed and searched."""
+"""The run history: one row a run, in SQLite, so that runs can be listed and searched.
+
+The runs' folders beside it hold all that it holds. A damaged database is set aside and made anew
+from them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,20 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dspy_toolkit.errors import IntegrityError, NotFound, StorageError
+from dspy_toolkit.events import HistoryRebuilt, emit
 from dspy_toolkit.store.files import storage_errors
+from dspy_toolkit.store.lock import waiting_for
+from dspy_toolkit.store.run_rows import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    RunRow,
+    keep_copy,
+    rows_of,
+)
 
-RUNNING = "running"
-FINISHED = "finished"
-FAILED = "failed"
-INTERRUPTED = "interrupted"
+__all__ = ["FAILED", "FINISHED", "INTERRUPTED", "RUNNING", "History", "RunRow"]
 
 
 class _Base(DeclarativeBase):
@@ -41,42 +54,56 @@ class _Run(_Base):
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """One run as the history knows it.
-
-    Attributes:
-        started_at: seconds since the epoch, UTC.
-        status: "running", "finished", "failed" or "interrupted".
-        error: why it did not finish, in one line.
-        report: the run's `report.json`, once finished.
-    """
-
-    id: str
-    task: str
-    optimizer: str
-    model: str
-    seed: int
-    started_at: float
-    status: str = RUNNING
-    error: str | None = None
-    report: dict[str, Any] | None = None
-
-
 class History:
     """The runs of one home. Several processes may use the same file.
 
+    Args:
+        path: of the database. The runs' folders lie in `runs` beside it. If it is damaged, it is
+            renamed and rebuilt from them, which `HistoryRebuilt` tells.
+
     Raises (every method):
         StorageError: the database is locked, full or not writable.
-        IntegrityError: the file is not a database any more.
+        IntegrityError: the file was damaged while it was open; opened again it is rebuilt.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._runs = path.parent / "runs"
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._engine = _open(path)
+        try:
+            self._prepare()
+        except IntegrityError:
+            self._engine.dispose()
+            with waiting_for(path.parent, "run history"):
+                self._recover()
+
+    def _recover(self) -> None:
+        self._engine = _open(self._path)
+        try:
+            # Another process may have mended it while this one waited.
+            self._prepare()
+            return
+        except IntegrityError:
+            self._engine.dispose()
+        rows = list(rows_of(self._runs))
+        fresh = self._path.with_name(f".{self._path.name}.rebuilt")
+        fresh.unlink(missing_ok=True)
+        self._engine = _open(fresh)
+        self._prepare()
+        with self._session() as session:
+            session.add_all(_Run(**vars(row)) for row in rows)
+        self._engine.dispose()
+        kept = _replace(self._path, fresh)
+        self._engine = _open(self._path)
+        emit(HistoryRebuilt(str(kept), len(rows)))
+
+    def _prepare(self) -> None:
         with self._errors(), self._engine.begin() as connection:
+            verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if verdict != "ok":
+                raise IntegrityError(f"run history {self._path} is damaged ({verdict})")
             # Not `create_all`, which looks first and creates then: two processes may look at once.
             for table in _Base.metadata.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
@@ -85,6 +112,7 @@ class History:
 
     def add(self, row: RunRow) -> None:
         """Record a run that starts."""
+        keep_copy(self._runs, row)
         with self._session() as session:
             session.add(_Run(**vars(row)))
 
@@ -142,6 +170,7 @@ class History:
             if found is None:
                 raise self._unknown(session, run)
             found.status, found.error, found.report = status, error, report
+            keep_copy(self._runs, _row(found))
 
     def _unknown(self, session: Session, run: str) -> NotFound:
         close = get_close_matches(run, session.scalars(select(_Run.id)).all(), n=1)
@@ -161,8 +190,8 @@ class History:
             reason = str(error.orig)
             if "malformed" in reason or "not a database" in reason:
                 raise IntegrityError(
-                    f"run history {self._path} is damaged ({reason}); move it away, "
-                    "the runs' folders beside it hold everything it listed"
+                    f"run history {self._path} is damaged ({reason}); run the command again, "
+                    "which makes it anew from the runs' folders"
                 ) from None
             raise StorageError(
                 f"run history {self._path} cannot be used ({reason}); "
@@ -184,6 +213,22 @@ def _open(path: Path) -> Engine:
         cursor.close()
 
     return engine
+
+
+def _replace(path: Path, fresh: Path) -> Path:
+    """Put a new database in the place of one that is kept; at no moment is there none."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    number = 0
+    while (kept := path.with_name(f"{path.name}.damaged-{stamp}-{number}")).exists():
+        number += 1
+    with storage_errors(path):
+        shutil.copyfile(path, kept)
+        for ending in ("-wal", "-shm"):
+            part = path.with_name(path.name + ending)
+            if part.exists():
+                part.rename(kept.with_name(kept.name + ending))
+        fresh.replace(path)
+    return kept
 
 
 def _row(run: _Run) -> RunRow:

@@ -20,6 +20,7 @@ LEVELS: dict[str, int] = {
     "programs": 6,
     **dict.fromkeys(("compiler", "compression", "training", "experiments"), 7),
     **dict.fromkeys(("server", "deployment", "dashboard", "agents"), 8),
+    "testing": 9,
     "cli": 9,
     "__init__": 10,
 }

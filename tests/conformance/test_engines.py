@@ -10,6 +10,8 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.engine.scripted import ScriptedEngine
+from dspy_toolkit.resilience import Opening, SupervisedEngine
+from dspy_toolkit.resilience.supervised.policy import SupervisionPolicy
 from tests.conformance.engine_contract import EngineContract, SavableEngineContract
 from tests.engine.tiny import CONTEXT, write_model
 
@@ -19,6 +21,14 @@ preload_blas()
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("contract") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[list[SupervisedEngine]]:
+    engines: list[SupervisedEngine] = []
+    yield engines
+    for engine in engines:
+        engine.close()
 
 
 class TestMlxEngine(SavableEngineContract):
@@ -44,6 +54,22 @@ class TestScriptedEngine(EngineContract):
         return ScriptedEngine(
             lambda text: f"You asked:\n{text[-40:]}\nI know nothing.", context=500
         )
+
+    @pytest.fixture
+    def too_long(self) -> str:
+        return "word " * 200
+
+
+class TestSupervisedEngine(SavableEngineContract):
+    """Over a scripted engine in the child; `tests/programs/test_supervised.py` has a real model."""
+
+    @pytest.fixture
+    def engine(self, started: list[SupervisedEngine]) -> Any:
+        # A process costs a second, so one serves until a test closes it.
+        if not started or started[-1].closed:
+            opening = Opening("tests.resilience.puppet:scripted")
+            started.append(SupervisedEngine(opening, SupervisionPolicy(beat_s=0.1)))
+        return started[-1]
 
     @pytest.fixture
     def too_long(self) -> str:

@@ -7,6 +7,7 @@ import os
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from dspy_toolkit.resilience import (
 )
 from dspy_toolkit.resilience.errors import CircuitOpen
 from tests.resilience.conftest import ask
+from tests.resilience.laboratory.children import CHILD_MIXES, ChildMix, run_child
 from tests.resilience.laboratory.server import FaultServer
+from tests.resilience.laboratory.soak import growth, rounds
 from tests.resilience.laboratory.trial import BUDGET, CALLERS, MIXES, RUNNING, Mix, Pace, run
 
 CALLS = 120
@@ -43,6 +46,21 @@ def test_every_call_ends_once_rightly_and_in_time(mix: Mix) -> None:
     assert found.most_attempts <= BUDGET
     assert found.left_running == 0
     assert found.threads <= threading.active_count() + CALLERS + 4 * RUNNING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", CHILD_MIXES, ids=lambda mix: mix.name)
+def test_every_call_ends_once_rightly_and_in_time_while_its_process_is_harmed(
+    mix: ChildMix,
+) -> None:
+    found = run_child(mix, 4 * CALLS, every=2 * CALLS)
+
+    assert found.wrong == []
+    assert found.answers.total() + found.errors.total() == 4 * CALLS
+    assert found.late_s <= found.machine_late_s + SLACK_S
+    assert found.most_attempts <= BUDGET
+    assert found.left_running == 0
+    assert found.events["ChildEnded"] >= 1
 
 
 def test_a_server_whose_generator_is_dead_still_says_it_is_healthy() -> None:
@@ -133,3 +151,15 @@ def test_faults_leave_no_threads_and_no_file_handles_behind() -> None:
 
     assert len(os.listdir("/proc/self/fd")) <= handles + 4
     assert threading.active_count() <= threads + RUNNING
+
+
+@pytest.mark.slow
+def test_rounds_of_faults_make_nothing_grow() -> None:
+    seen = list(islice(rounds(60), 9))
+
+    assert sum(each.broken for each in seen) == 0
+    assert sum(each.replaced for each in seen) >= 3
+    assert growth(seen, lambda each: each.series) == 0
+    assert growth(seen, lambda each: each.handles) <= 6
+    assert growth(seen, lambda each: each.threads) <= RUNNING
+    assert growth(seen, lambda each: each.memory_bytes) <= 16 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import IntegrityError, NotFound
+from dspy_toolkit.errors import NotFound
 from dspy_toolkit.store.history import FAILED, FINISHED, INTERRUPTED, RUNNING, History, RunRow
 
 ROW = RunRow("a", "triage", "labeled_few_shot", "mlx/nano#1", 0, 1000.0)
@@ -70,11 +70,3 @@ def test_many_writers_lose_nothing_even_when_they_all_come_first(tmp_path: Path)
     assert {run.id for run in history.latest()} == {str(number) for number in range(40)}
 
     history.close()
-
-
-def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "history.sqlite"
-    path.write_bytes(b"this is no database, " * 100)
-
-    with pytest.raises(IntegrityError, match="is damaged"):
-        History(path)

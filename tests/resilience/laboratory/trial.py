@@ -157,6 +157,29 @@ class Lateness:
 def run(mix: Mix, calls: int, pace: Pace, seed: int = 0) -> Findings:
     """Send calls through a mix: from threads and coroutines, whole and streamed, with limits on
     tokens and on the whole."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(FaultServer(mix.primary, seed))
+        servers = [primary]
+        if mix.fallback is not None:
+            servers.append(stack.enter_context(FaultServer(mix.fallback, seed + 1)))
+        watched = _engine(servers, pace, seed, on_tokens=True)
+        plain = _engine(servers, pace, seed, on_tokens=False)
+        found, outcomes = send(mix.name, watched, plain, calls)
+        watched.close()
+        plain.close()
+    judge(found, outcomes, pace, [server.requests for server in servers])
+    found.left_running = left_running(watched) + left_running(plain)
+    return found
+
+
+def send(
+    name: str, watched: ResilientEngine, plain: ResilientEngine, calls: int
+) -> tuple[Findings, list[Outcome]]:
+    """Send calls, half of them from threads, half from coroutines, and see how each ends.
+
+    Args:
+        watched: has limits on tokens. plain: has one on the whole.
+    """
     outcomes: list[Outcome] = []
     events: Counter[str] = Counter()
     threads = 0
@@ -166,32 +189,16 @@ def run(mix: Mix, calls: int, pace: Pace, seed: int = 0) -> Findings:
         events[type(event).__name__] += 1
         threads = max(threads, threading.active_count())
 
+    ways: Ways = [(watched, False), (watched, True), (plain, False)]
     started = time.monotonic()
-    with ExitStack() as stack:
-        primary = stack.enter_context(FaultServer(mix.primary, seed))
-        servers = [primary]
-        if mix.fallback is not None:
-            servers.append(stack.enter_context(FaultServer(mix.fallback, seed + 1)))
-        stack.enter_context(subscribed(hear))
-        watched = _engine(servers, pace, seed, on_tokens=True)
-        plain = _engine(servers, pace, seed, on_tokens=False)
-        ways: Ways = [
-            (watched, False),
-            (watched, True),
-            (plain, False),
-        ]
-        half = calls // 2
-        lateness = stack.enter_context(Lateness())
+    half = calls // 2
+    with subscribed(hear), Lateness() as lateness:
         with ThreadPoolExecutor(CALLERS) as pool:
             outcomes += pool.map(lambda number: _ask(ways, number), range(half))
         outcomes += asyncio.run(_ask_all(ways, range(half, calls), lateness))
-        watched.close()
-        plain.close()
-    found = Findings(mix.name, calls, time.monotonic() - started, events=events, threads=threads)
-    _judge(found, outcomes, pace, [server.requests for server in servers])
+    found = Findings(name, calls, time.monotonic() - started, events=events, threads=threads)
     found.machine_late_s = lateness.most_s
-    found.left_running = _left_running(watched) + _left_running(plain)
-    return found
+    return found, outcomes
 
 
 def policy(names: list[str], pace: Pace, on_tokens: bool) -> Policy:
@@ -316,9 +323,14 @@ class _Reader:
             self.outcome.by = (event.provider_data or {}).get("answered_by")
 
 
-def _judge(
+def judge(
     found: Findings, outcomes: list[Outcome], pace: Pace, requests: list[Counter[str]]
 ) -> None:
+    """Hold the outcomes against what was promised.
+
+    Args:
+        requests: how often each engine was asked by each call.
+    """
     ended = Counter(outcome.call for outcome in outcomes)
     for number in range(found.calls):
         if ended[str(number)] != 1:
@@ -335,7 +347,8 @@ def _judge(
             found.errors[outcome.error] += 1
 
 
-def _left_running(engine: ResilientEngine) -> int:
+def left_running(engine: ResilientEngine) -> int:
+    """Places still taken when every call has ended, after a while for those given up on."""
     until = time.monotonic() + 5.0
     waiting = threading.Event()
     while (left := sum(guard.gate.running for guard in engine._guards.values())) and (

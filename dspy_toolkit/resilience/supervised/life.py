@@ -1,0 +1,84 @@
+"""One life of a child: the process, the link to it, and how it is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import weakref
+from dataclasses import asdict
+
+import psutil
+
+from dspy_toolkit.resilience.supervised.opening import Opening
+from dspy_toolkit.resilience.supervised.wire import Frame, Link
+
+_CHILD = "dspy_toolkit.resilience.supervised.child"
+# Room for many answers at once, so that a busy end need not come back to send the rest.
+_BUFFER_BYTES = 1 << 21
+
+
+class Life:
+    """A process that was started to open an engine.
+
+    It is a new Python, never a fork: a model's threads and locks do not survive one.
+    """
+
+    def __init__(self, opening: Opening, beat_s: float) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _CHILD, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self.link = Link(ours)
+        # A stopped process would outlive this one.
+        self._finalizer = weakref.finalize(self, _end, self._process)
+        with contextlib.suppress(OSError):
+            self.link.send(
+                {"path": sys.path, "opening": asdict(opening), "beat_s": beat_s},
+            )
+
+    @property
+    def process_id(self) -> int:
+        """Of the child."""
+        return self._process.pid
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the system has it stopped."""
+        with contextlib.suppress(psutil.Error):
+            return bool(psutil.Process(self.process_id).status() == psutil.STATUS_STOPPED)
+        return False
+
+    @property
+    def resident_bytes(self) -> int:
+        """Main memory that it holds."""
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(self.process_id).memory_info().rss)
+        return 0
+
+    def receive(self) -> list[Frame]:
+        """What it has sent.
+
+        Raises:
+            ConnectionError: it is gone.
+        """
+        return self.link.receive()
+
+    def end(self) -> int:
+        """End it, whatever it does, and give its exit status."""
+        self.link.close()
+        self._finalizer.detach()
+        return _end(self._process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    # Not politely first: who is ended here hangs, or has nothing to save.
+    process.kill()
+    return process.wait()

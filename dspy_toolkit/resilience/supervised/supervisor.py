@@ -1,0 +1,272 @@
+"""The thread that keeps a child running: starts it, listens, watches, ends it, starts it again."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from dspy_toolkit.contract import ConfigurationError
+from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFound, ToolkitError
+from dspy_toolkit.events import ChildEnded, ChildStarted, EngineSampled, emit
+from dspy_toolkit.resilience.breaker import HALF_OPEN, OPEN, Breaker, Permit
+from dspy_toolkit.resilience.clock import SystemClock
+from dspy_toolkit.resilience.errors import CircuitOpen
+from dspy_toolkit.resilience.policy import BreakerPolicy
+from dspy_toolkit.resilience.supervised.calls import HeldCall, HeldCalls, Sink, starts
+from dspy_toolkit.resilience.supervised.child import OUT_OF_MEMORY
+from dspy_toolkit.resilience.supervised.life import Life
+from dspy_toolkit.resilience.supervised.opening import Opening
+from dspy_toolkit.resilience.supervised.policy import SupervisionPolicy
+from dspy_toolkit.resilience.supervised.watch import MEMORY, Watch
+from dspy_toolkit.resilience.supervised.wire import Frame, event_of
+
+CRASHED = "crashed"
+NOT_LOADED = "not_loaded"
+
+_KINDS: dict[int, type[ToolkitError]] = {
+    each.exit_code: each for each in (NotFound, InvalidInput, IntegrityError, EngineError)
+}
+
+
+class Supervisor:
+    """Keeps one engine's process running, and its calls.
+
+    Args:
+        name: what events call the engine.
+    """
+
+    def __init__(self, name: str, opening: Opening, policy: SupervisionPolicy) -> None:
+        self.name = name
+        self.calls = HeldCalls()
+        self.sample: EngineSampled | None = None
+        # Told once: what the engine can do, or why it could not be opened.
+        self.opened: Future[Frame] = Future()
+        self.breaker = Breaker(
+            name,
+            BreakerPolicy(
+                window_s=policy.window_s,
+                minimum_calls=policy.crashes,
+                failure_rate=1.0,
+                open_s=policy.rest_s,
+                probes=1,
+            ),
+            SystemClock(),
+        )
+        self._opening = opening
+        self._policy = policy
+        self._life: Life | None = None
+        self._crashes = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"dspy-tk {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process takes calls now."""
+        return self._life is not None and not self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended for good."""
+        return self._closing.is_set()
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that takes calls now."""
+        life = self._life
+        return None if life is None else life.process_id
+
+    def submit(self, request: Frame, streamed: bool, sink: Sink) -> HeldCall:
+        """Take a call; it goes to the process at once, or to the next one.
+
+        Raises:
+            CircuitOpen: processes end too often. ConfigurationError: the engine is closed.
+        """
+        with self.calls.lock:
+            life = self._life
+            self._refuse(ready=life is not None)
+            call = self.calls.add(request, streamed, sink)
+            call.sent = life is not None
+        if life is not None:
+            _order(life, call.frame)
+        return call
+
+    def leave(self, call: HeldCall) -> None:
+        """Nobody waits for a call any more."""
+        if self.calls.drop(call):
+            life = self._life
+            if life is not None and call.sent:
+                _order(life, {"cancel": call.number})
+
+    def close(self) -> None:
+        """End the process. Calls in flight fail, and so do later ones."""
+        self._closing.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _refuse(self, ready: bool) -> None:
+        if self.closed:
+            raise _closed()
+        view = self.breaker.view()
+        if view.state == OPEN and view.tried_again_in_s:
+            raise CircuitOpen(self.name, view.tried_again_in_s)
+        if view.state == HALF_OPEN and not ready:
+            raise CircuitOpen(self.name, None)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                try:
+                    permit = self.breaker.admit()
+                except CircuitOpen as refusal:
+                    wait_s = refusal.retry_after or self._policy.beat_s
+                    self.calls.fail(partial(CircuitOpen, self.name, wait_s))
+                    self._closing.wait(min(wait_s, self._policy.beat_s))
+                    continue
+                self._live_once(permit)
+        finally:
+            self._closing.set()
+            self.calls.fail(_closed)
+
+    def _live_once(self, permit: Permit) -> None:
+        began = time.monotonic()
+        life = Life(self._opening, self._policy.beat_s)
+        try:
+            reason = self._live(life, began, permit)
+        except OSError:
+            reason = CRASHED
+        with self.calls.lock:
+            self._life = None
+        status = life.end()
+        if self._closing.is_set():
+            return
+        if reason == CRASHED and status == OUT_OF_MEMORY:
+            reason = MEMORY
+        if not self.opened.done():
+            self.opened.set_exception(EngineError(_before_ready(reason, status)))
+        if self.opened.exception() is not None:
+            self._closing.set()
+            return
+        self._crashes += 1
+        replayed, failed = self.calls.lost(self._policy.replays, reason)
+        emit(ChildEnded(self.name, reason, replayed, failed))
+        permit.ended(failed=True, seconds=time.monotonic() - began)
+        self._closing.wait(self._back_off_s())
+
+    def _back_off_s(self) -> float:
+        policy = self._policy
+        if self._crashes < 2:
+            return 0.0
+        return min(policy.first_wait_s * 2.0 ** min(self._crashes - 2, 32), policy.max_wait_s)
+
+    def _live(self, life: Life, began: float, permit: Permit) -> str:
+        with selectors.DefaultSelector() as selector:
+            selector.register(life.link, selectors.EVENT_READ)
+            reason = self._load(life, selector, began)
+            if reason is not None:
+                return reason
+            self._take_over(life)
+            emit(ChildStarted(self.name, life.process_id, time.monotonic() - began))
+            return self._serve(life, selector, permit)
+
+    def _load(self, life: Life, selector: selectors.BaseSelector, began: float) -> str | None:
+        while not self._closing.is_set():
+            life.link.flush()
+            if not selector.select(self._policy.beat_s):
+                if time.monotonic() - began > self._policy.load_s:
+                    return NOT_LOADED
+                continue
+            for frame in life.receive():
+                if "event" in frame:
+                    emit(event_of(frame))
+                elif "not_loaded" in frame:
+                    self._not_loaded(frame)
+                    return NOT_LOADED
+                elif "ready" in frame:
+                    if not self.opened.done():
+                        self.opened.set_result(frame["ready"])
+                    return None
+        return CRASHED
+
+    def _not_loaded(self, frame: Frame) -> None:
+        if not self.opened.done():
+            kind = _KINDS.get(frame["exit_code"], EngineError)
+            self.opened.set_exception(kind(frame["not_loaded"]))
+
+    def _take_over(self, life: Life) -> None:
+        with self.calls.lock:
+            self._life = life
+            waiting = self.calls.unsent()
+            for call in waiting:
+                call.sent = True
+        for call in waiting:
+            life.link.send(call.frame)
+
+    def _serve(self, life: Life, selector: selectors.BaseSelector, permit: Permit) -> str:
+        policy = self._policy
+        ready = looked = time.monotonic()
+        watch = Watch(policy, ready)
+        held = most = 0
+        stable = False
+        while not self._closing.is_set():
+            found = selector.select(policy.beat_s / 2)
+            now = time.monotonic()
+            watch.busy(now, len(self.calls))
+            for frame in life.receive() if found else ():
+                held, most = self._heard(frame, watch, now, (held, most))
+            life.link.flush()
+            if now - looked < policy.beat_s / 2:
+                continue
+            looked = now
+            limit = policy.memory_bytes or most
+            holds = max(held, life.resident_bytes)
+            verdict = watch.verdict(now, life.stopped, holds, limit)
+            if verdict is not None:
+                return verdict
+            if not stable and now - ready > policy.stable_s:
+                stable = True
+                self._crashes = 0
+                permit.ended(failed=False, seconds=now - ready)
+                if self.breaker.view().state != "closed":
+                    self.breaker.close()
+        return CRASHED
+
+    def _heard(
+        self, frame: Frame, watch: Watch, now: float, memory: tuple[int, int]
+    ) -> tuple[int, int]:
+        if "call" in frame:
+            if not starts(frame):
+                watch.moved(now)
+            self.calls.hand_over(frame)
+        elif "beat" in frame:
+            beat: dict[str, Any] = frame["beat"]
+            watch.counted(now, beat["progress"])
+            if beat["sample"] is not None:
+                self.sample = EngineSampled(**beat["sample"])
+            return beat["memory_bytes"], beat["memory_limit_bytes"]
+        else:
+            emit(event_of(frame))
+        return memory
+
+
+def _order(life: Life, frame: Frame) -> None:
+    try:
+        life.link.send(frame)
+    except OSError:
+        # The process is gone; its supervisor is about to see that, and has the call.
+        return
+
+
+def _closed() -> Exception:
+    error: Exception = ConfigurationError("the engine is closed; open it again")
+    return error
+
+
+def _before_ready(reason: str, status: int) -> str:
+    if reason == NOT_LOADED:
+        return "the engine's process did not get ready in time; raise load_s"
+    return f"the engine's process ended (status {status}) while its model was loaded"

@@ -1,0 +1,161 @@
+"""`health`, `monitor` and `breakers` against real servers, models and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dspy_toolkit.cli.main import app
+from dspy_toolkit.contract import ServerError
+from dspy_toolkit.engine.scripted import ScriptedEngine
+from dspy_toolkit.errors import EngineError, InvalidInput, NotFound, ToolkitError
+from dspy_toolkit.monitoring import Health, Metrics
+from dspy_toolkit.resilience import (
+    BreakerPolicy,
+    EnginePolicy,
+    FixedAnswer,
+    Policy,
+    ResilientEngine,
+    RetryPolicy,
+    stored_in,
+)
+from dspy_toolkit.resilience.errors import CircuitOpen
+from tests.engine.tiny import write_model
+from tests.monitoring.serving import serving
+from tests.monitoring.test_metrics import ONE_OF_EACH, fed
+from tests.resilience.conftest import ask
+
+run = CliRunner().invoke
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DSPY_TK_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def failing(text: str) -> str:
+    raise ServerError("out of memory")
+
+
+@pytest.mark.parametrize(("answer", "well"), [(lambda text: "ok", True), (failing, False)])
+def test_the_command_tells_the_health_that_the_server_tells(answer: object, well: bool) -> None:
+    health = Health({"m": ScriptedEngine(answer)})  # type: ignore[arg-type]
+    with serving(health, Metrics()) as url:
+        done = run(app, ["health", url, "--json"])
+        told = health.check("deep").to_dict()
+        shown = run(app, ["health", url])
+    found = json.loads(done.stdout)
+
+    assert done.exit_code == shown.exit_code == (0 if well else 1)
+    assert (found["ok"], found["level"]) == (told["ok"], told["level"])
+    assert [each["reason"] for each in found["findings"]] == [
+        each["reason"] for each in told["findings"]
+    ]
+    assert ("not well" in shown.stdout) != well
+
+
+def test_a_server_that_does_not_answer_is_not_well() -> None:
+    done = run(app, ["health", NOWHERE, "--json"])
+
+    assert done.exit_code == 1
+    assert "does not answer" in json.loads(done.stdout)["findings"][0]["reason"]
+
+
+def test_what_answers_without_being_such_a_server_is_not_well() -> None:
+    with serving(Health({}), Metrics()) as url:
+        done = run(app, ["health", f"{url}/v1", "--json"])
+
+    assert done.exit_code == 1
+    assert "without a report" in json.loads(done.stdout)["findings"][0]["reason"]
+
+
+def test_the_health_of_a_model_is_a_token_it_generates(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "tiny")
+    done = run(app, ["health", "--model", str(folder), "--json"])
+
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["findings"][0]["token_age_s"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["health", NOWHERE, "--level", "dep"], InvalidInput),
+        (["health", "localhost"], InvalidInput),
+        (["health", "--model", "/nowhere/at/all"], NotFound),
+        (["monitor", NOWHERE, "--once"], EngineError),
+        (["monitor", "localhost", "--once"], InvalidInput),
+        (["monitor", NOWHERE, "--key-file", "/nowhere"], NotFound),
+        (["breakers", "show", "local"], NotFound),
+        (["breakers", "open", "local"], NotFound),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], error: type[ToolkitError]) -> None:
+    done = run(app, arguments)
+
+    assert isinstance(done.exception, error)
+    assert "\n" not in str(done.exception)
+
+
+def test_the_monitor_shows_what_the_metrics_say() -> None:
+    with serving(Health({}), fed(*ONE_OF_EACH)) as url:
+        machine = run(app, ["monitor", url, "--once", "--json"])
+        person = run(app, ["monitor", f"{url}/metrics", "--once"], env={"COLUMNS": "240"})
+    found = json.loads(machine.stdout)
+
+    assert machine.exit_code == person.exit_code == 0
+    assert found["programs"][0]["program"] == "triage"
+    assert found["engines"][0]["breaker"] == "open"
+    assert all(word in person.stdout for word in ("triage", "50.0 %", "open", "since its start"))
+
+
+def test_a_key_in_a_file_opens_a_server_that_asks_for_one(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    (tmp_path / "empty").write_text("\n")
+    with serving(Health({}), fed(*ONE_OF_EACH), key="secret") as url:
+        without = run(app, ["monitor", url, "--once"])
+        unwell = run(app, ["health", url, "--level", "live"])
+        with_key = run(app, ["monitor", url, "--once", "--key-file", str(key)])
+        empty = run(app, ["monitor", url, "--once", "--key-file", str(tmp_path / "empty")])
+
+    assert isinstance(without.exception, InvalidInput)
+    assert isinstance(unwell.exception, InvalidInput)
+    assert "--key-file" in str(without.exception)
+    assert with_key.exit_code == 0
+    assert isinstance(empty.exception, InvalidInput)
+
+
+def test_circuits_are_listed_opened_and_closed_by_hand_while_they_are_used(home: Path) -> None:
+    policy = Policy(
+        "local", {"local": EnginePolicy(retry=RetryPolicy(attempts=1), breaker=BreakerPolicy())}
+    )
+    engine = ResilientEngine(
+        policy, {"local": FixedAnswer("yes")}, storage=stored_in(home / "breakers")
+    )
+
+    assert json.loads(run(app, ["breakers", "list", "--json"]).stdout) == {
+        "breakers": [{"engine": "local", "state": "closed", "opened_at": None}]
+    }
+    assert run(app, ["breakers", "open", "local"]).exit_code == 0
+    with pytest.raises(CircuitOpen):
+        engine.complete(ask())
+
+    shown = json.loads(run(app, ["breakers", "show", "local", "--json"]).stdout)
+
+    assert (shown["state"], shown["opened_at"] is None) == ("open", False)
+    assert "ago" in run(app, ["breakers", "list"]).stdout
+    assert run(app, ["breakers", "close", "local"]).exit_code == 0
+    assert engine.complete(ask()).text == "yes"
+
+
+def test_no_circuits_are_said_to_be_none() -> None:
+    done = run(app, ["breakers", "list"])
+
+    assert done.exit_code == 0
+    assert "no circuit has a state" in done.stderr
