@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 HOME_OF_DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format slow lock wheel clean
+.PHONY: help setup demo nano test check format slow lock wheel clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ setup: $(VENV)/.ready ## Create .venv from the lock file.
 
 demo: setup ## Compile the ticket triage example on the embedded model.
 	@DSPY_TK_HOME=$${DSPY_TK_HOME:-$(HOME_OF_DEMO)} $(BIN)/dspy-tk compile examples/ticket_triage
+
+TOKENS ?= 50000000
+NANO ?= recipes/nano/runs
+nano: setup ## Make the embedded model again (hours; call it again to go on). TOKENS=50000000
+	@$(BIN)/python recipes/nano/make.py --out $(NANO) --tokens $(TOKENS)
 
 test: setup ## Run the tests.
 	@$(BIN)/python -m pytest -m "not slow"

@@ -40,7 +40,8 @@ class Form:
     """How an episode is written; the curriculum goes from short forms to whole prompts.
 
     `orders` weighs the first entries of `ORDERS`, which say what the output fields are.
-    `named` is the share with mood labels that say what they mean; `bare` leaves the topic out.
+    `named` is the share with mood labels that say what they mean; `bare` leaves the topic out;
+    `made_up` is the share with labels that are no words.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Form:
     pool: tuple[str, ...] = ()
     label_pool: tuple[str, ...] = ()
     pair: str = ""
+    made_up: float = 0.14
 
 
 ORDERS = (
@@ -76,6 +78,7 @@ FORMS = {
     "twins": Form("twins", system=False, orders=(0, 0, 1, 1, 3, 3), named=0.2),
     "clauses": Form("clauses", system=False, kinds=(2, 5), orders=(1, 1, 6, 2, 1, 1)),
     "full": Form("full", kinds=(2, 5), orders=(3, 2, 8, 2, 0, 0)),
+    "made_up": Form("made_up", kinds=(2, 4), orders=(3, 2, 4, 2, 0, 0), named=0.1, made_up=1.0),
 }
 
 
@@ -89,21 +92,23 @@ def mixed_word(rng: Random) -> str:
     return first[: rng.randint(2, 4)] + second[-rng.randint(2, 5) :]
 
 
-def draw_labels(rng: Random, count: int, only: tuple[str, ...] = ()) -> list[str]:
+def draw_labels(
+    rng: Random, count: int, made_up: float = 0.14, only: tuple[str, ...] = ()
+) -> list[str]:
     if only:
         return rng.sample(only, count)
+    if rng.random() < made_up:
+        make = rng.choice((pseudo_word, mixed_word))
+        return list({make(rng): None for _ in range(40)})[:count]
     style = rng.random()
-    if style < 0.45:
+    if style < 0.52:
         return rng.sample(lexicon.words("labels"), count)
-    if style < 0.75:
+    if style < 0.87:
         chosen = rng.sample(lexicon.any_words(), count)
         return [word.capitalize() for word in chosen] if rng.random() < 0.3 else chosen
-    if style < 0.81:
+    if style < 0.94 or count >= 10:
         return rng.sample("ABCDEFGHIJKLMNOPQRSTUVWXYZ", count)
-    if style < 0.86 and count < 10:
-        return [str(n) for n in rng.sample(range(10), count)]
-    make = pseudo_word if style < 0.93 else mixed_word
-    return list({make(rng): None for _ in range(40)})[:count]
+    return [str(n) for n in rng.sample(range(10), count)]
 
 
 def draw_topics(rng: Random, count: int, only: tuple[str, ...] = ()) -> list[Topic]:
@@ -144,7 +149,7 @@ class Source:
         sides = list(lexicon.moods()[self.pair])
         self.order = rng.choices(ORDERS[: len(form.orders)], form.orders)[0]
         again = "again" in self.order[-1]
-        labels = draw_labels(rng, (kinds + 2) * (1 + again), form.label_pool)
+        labels = draw_labels(rng, (kinds + 2) * (1 + again), form.made_up, form.label_pool)
         topic_labels, mood_labels, more = (
             labels[:kinds],
             labels[kinds : kinds + 2],

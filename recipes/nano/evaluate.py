@@ -16,16 +16,15 @@ from typing import Any
 
 import episodes
 import extract
-import mlx.core as mx
-import mlx_lm
 import render
 from episodes import FORMS, Form, Piece
-from extract import Extraction, Questions
+from extract import HELD_OUT_DOMAINS, Extraction, Questions
 from lexicon import HELD_OUT_LABELS, HELD_OUT_TOPICS, MAIN
-from mlx_lm.models.cache import make_prompt_cache
+
+from dspy_toolkit.engine.blas import preload_blas
 
 FULL = FORMS["full"]
-SHOTS = (0, 2, 4, 8, 16)
+SHOTS = (0, 2, 4, 8)
 LONGEST = 48
 VALUE = re.compile(r"\[\[ ## (\w+) ## \]\]\n(.*?)\n\n(?=\[\[ ## )", re.DOTALL)
 
@@ -62,21 +61,39 @@ def kinds() -> tuple[Kind, ...]:
     both = (("topic", "25"), ("urgency", "50"))
     pair, four = (("topic", "50"),), (("topic", "25"),)
     held_out = replace(one, kinds=(2, 2), pool=HELD_OUT_TOPICS)
+    made_up = replace(one, kinds=(2, 2), made_up=1.0)
     return (
         Kind("four shop themes, urgency named", both, classification(shop)),
         Kind("the same, both with labels never trained", both, classification(new)),
         Kind("two of any topics", pair, classification(replace(one, kinds=(2, 2)))),
         Kind("four of any topics", four, classification(replace(one, kinds=(4, 4)))),
+        Kind("two of any topics, labels of no words", pair, classification(made_up)),
         Kind("two topics never trained", pair, classification(held_out)),
         Kind("four topics, named", four, classification(replace(one, kinds=(4, 4)), natural=True)),
-        Kind("parts of a sentence", (("first", "0"),), spans(Extraction)),
-        Kind("question, span", (("answer", "0"),), spans(lambda rng: Questions(rng, False))),
-        Kind("question, yes or no", (("answer", "50"),), spans(lambda rng: Questions(rng, True))),
+        *_of_domains("", ()),
+        *_of_domains(", domains never trained", HELD_OUT_DOMAINS),
     )
+
+
+def _of_domains(where: str, domains: tuple[str, ...]) -> tuple[Kind, ...]:
+    def asked(yes_no: bool | None, reasons: bool) -> Draw:
+        return spans(lambda rng: Questions(rng, yes_no, reasons, domains))
+
+    lines = (("reasoning", "0"), ("answer", "20"))
+    return (
+        Kind("parts of a sentence" + where, (("first", "0"),),
+             spans(lambda rng: Extraction(rng, domains))),
+        Kind("question, span" + where, (("answer", "0"),), asked(False, False)),
+        Kind("question, yes or no" + where, (("answer", "50"),), asked(True, False)),
+        Kind("either, with a line of reasoning" + where, lines, asked(None, True)),
+    )  # fmt: skip
 
 
 def answer(model: Any, tokenizer: Any, prompt: str) -> str:
     """The greedy answer to a rendered prompt."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     cache = make_prompt_cache(model)
     # Lazy: of the first call only the cache is ever computed, not the logits.
@@ -93,7 +110,7 @@ def answer(model: Any, tokenizer: Any, prompt: str) -> str:
 
 
 def score(model: Any, tokenizer: Any, kind: Kind, shots: int, count: int) -> list[float]:
-    """Percent right for each row of a kind; a question's is that of its last field."""
+    """Percent right for each row of a kind, which is an output field of the same place."""
     right = [0] * len(kind.rows)
     for seed in range(count):
         pieces = kind.draw(Random(f"evaluate:{kind.name}:{seed}"), shots)
@@ -103,10 +120,8 @@ def score(model: Any, tokenizer: Any, kind: Kind, shots: int, count: int) -> lis
         found = [value for _, value in VALUE.findall(answer(model, tokenizer, prompt))]
         if len(found) != len(wanted):
             continue
-        if kind.rows[0][0] == "answer":
-            wanted, found = wanted[-1:], found[-1:]
         for row in range(len(kind.rows)):
-            right[row] += found[row] == wanted[row]
+            right[row] += found[row].casefold() == wanted[row].casefold()
     return [100 * value / count for value in right]
 
 
@@ -115,6 +130,9 @@ def main() -> None:
     parse.add_argument("--model", type=Path, required=True)
     parse.add_argument("--episodes", type=int, default=100, help="episodes a cell")
     args = parse.parse_args()
+    preload_blas()
+    import mlx_lm
+
     model, tokenizer = mlx_lm.load(str(args.model))
     sys.stdout.write("| task | field | chance | " + " | ".join(map(str, SHOTS)) + " |\n")
     sys.stdout.write("|---" * (3 + len(SHOTS)) + "|\n")

@@ -10,8 +10,13 @@ import render
 from episodes import LAST, MARKED_TURNS, MARKER_WEIGHT, Piece, Room
 from render import Field, Task
 
-SPANS = ("name", "place", "object", "number")
+# Never trained on: kept to see whether copying and answering carry over to other sentences.
+HELD_OUT_DOMAINS = ("travel", "school")
+ORDERS = ("name", "place", "object", "number")
+UNITS = ("days", "weeks", "months", "years", "hours")
+GUESTS = ("people", "guests", "children", "members", "adults")
 Example = tuple[tuple[str, ...], tuple[str, ...]]
+Drawn = tuple[dict[str, str], dict[str, str]]
 
 
 @cache
@@ -22,7 +27,30 @@ def data() -> dict:
 def draw_span(kind: str, rng: Random) -> str:
     if kind == "number":
         return str(rng.randrange(10, 10 ** rng.randint(2, 5)))
-    return rng.choice(lexicon.words(f"{kind}s"))
+    if kind == "money":
+        return f"{rng.randint(2, 300)} dollars"
+    if kind in ("span", "count"):
+        return f"{rng.randint(2, 60)} {rng.choice(UNITS if kind == 'span' else GUESTS)}"
+    if kind in ("name", "place", "object"):
+        return rng.choice(lexicon.words(f"{kind}s"))
+    return rng.choice(lexicon.split_lines(data()["slots"][kind]))
+
+
+KINDS = (*ORDERS, "money", "span", "count", *("job", "day", "color", "food", "permit", "desk"),
+         "proof", "event", "time", "subject")  # fmt: skip
+
+
+def draw_values(rng: Random) -> dict[str, str]:
+    return {kind: draw_span(kind, rng) for kind in KINDS}
+
+
+def of_domains(table: str, domains: tuple[str, ...]) -> list[dict[str, str]]:
+    """Facts or sentences of some domains, or of all that are trained on."""
+    return [
+        entry
+        for entry in data()[table]
+        if (entry["domain"] in domains if domains else entry["domain"] not in HELD_OUT_DOMAINS)
+    ]
 
 
 def _fill(text: str, values: dict[str, str], rng: Random) -> str:
@@ -38,10 +66,13 @@ def _capital(text: str) -> str:
 class Extraction:
     """One to three parts of a sentence, each its own output field."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, domains: tuple[str, ...] = ()) -> None:
         self.rng = rng
-        self.parts = rng.sample(SPANS, rng.choices((1, 2, 3), (5, 3, 1))[0])
-        self.sentences = [entry["text"] for entry in data()["sentence"]]
+        sentences = of_domains("sentence", domains)
+        domain = rng.choice(sorted({entry["domain"] for entry in sentences}))
+        self.sentences = [entry["text"] for entry in sentences if entry["domain"] == domain]
+        parts = [kind for kind in data()["fields"] if "{" + kind + "}" in self.sentences[0]]
+        self.parts = rng.sample(parts, rng.choices((1, 2, 3), (5, 3, 1))[0])
         name = rng.choice(("text", "message", "note", "email", "input", "sentence", "order_text"))
         outs = [rng.choice(data()["fields"][part].split()) for part in self.parts]
         line = rng.choice(lexicon.split_lines(data()["instructions"]["extract"]))
@@ -56,7 +87,7 @@ class Extraction:
         self.task = Task((Field(name),), tuple(fields), line)
 
     def draw(self) -> Example:
-        values = {kind: draw_span(kind, self.rng) for kind in SPANS}
+        values = draw_values(self.rng)
         text = _fill(self.rng.choice(self.sentences), values, self.rng)
         if self.rng.random() < 0.3:
             topic = lexicon.topics()[self.rng.choice(lexicon.train_topics())]
@@ -67,41 +98,84 @@ class Extraction:
 
 
 class Questions:
-    """Two to four facts and a question about one: a span, or True or False."""
+    """Two to five facts and a question about one: words of it, or whether something is so.
 
-    def __init__(self, rng: Random, yes_no: bool | None = None) -> None:
-        self.rng = rng
-        self.yes_no = rng.random() < 0.4 if yes_no is None else yes_no
-        reasons = rng.random() < 0.5
-        verdict = rng.choice(("answer", "verdict", "result"))
-        self.truths = rng.choice((("True", "False"), ("yes", "no")))
-        kind = "bool" if self.truths[0] == "True" else "str"
-        final = Field(verdict, kind=kind) if self.yes_no else Field("answer")
+    Args:
+        yes_no: which of the two; None lets each question be either.
+        reasons: whether the fact is repeated before the answer.
+        domains: where the facts come from; those trained on if empty.
+    """
+
+    def __init__(
+        self, rng: Random, yes_no: bool | None, reasons: bool, domains: tuple[str, ...] = ()
+    ) -> None:
+        self.rng, self.yes_no = rng, yes_no
+        self.facts = of_domains("fact", domains)
+        if rng.random() < 0.4:
+            domain = rng.choice(self.facts)["domain"]
+            self.facts = [fact for fact in self.facts if fact["domain"] == domain]
+        self.one_key = rng.random() < 0.4
+        self.truths = ("True", "False") if yes_no and rng.random() < 0.4 else ("yes", "no")
+        verdict = rng.choice(("answer", "verdict", "result")) if yes_no else "answer"
+        told = rng.random() < 0.3
+        final = Field(
+            verdict,
+            kind="bool" if self.truths[0] == "True" else "str",
+            desc=rng.choice(lexicon.split_lines(data()["instructions"]["answer_descriptions"]))
+            if told and not yes_no
+            else "",
+        )
+        about = rng.choice(lexicon.split_lines(data()["instructions"]["context_descriptions"]))
         outs = (Field("reasoning"), final) if reasons else (final,)
         line = rng.choice(lexicon.split_lines(data()["instructions"]["answer"]))
         line = line.replace("{outs}", ", ".join(f"`{field.name}`" for field in outs))
-        self.task = Task((Field("context"), Field("question")), outs, line)
+        context = Field("context", desc=about if told else "")
+        self.task = Task((context, Field("question")), outs, line)
+
+    def _drawn(self) -> list[Drawn]:
+        """Facts with their values; no two say the same about the same."""
+        rng = self.rng
+        drawn: list[Drawn] = []
+        said: set[tuple[str, str]] = set()
+        shared = draw_values(rng)
+        for _ in range(rng.randint(2, 5)):
+            fact, values = rng.choice(self.facts), draw_values(rng)
+            if self.one_key:
+                values |= {fact["key"]: shared[fact["key"]]}
+            about = (values[fact["key"]], fact["part"])
+            if about not in said:
+                said.add(about)
+                drawn.append((fact, values))
+        return drawn
 
     def draw(self) -> Example:
-        rng = self.rng
-        count = rng.randint(2, 4)
-        names = rng.sample(lexicon.words("names"), count)
-        facts, chosen = [], rng.randrange(count)
-        for name in names:
-            fact = rng.choice(data()["fact"])
-            values = {kind: draw_span(kind, rng) for kind in SPANS} | {"name": name}
-            facts.append((fact, values, _fill(fact["text"], values, rng)))
-        fact, values, said = facts[chosen]
+        rng, drawn = self.rng, self._drawn()
+        lines = [_capital(_fill(fact["text"], values, rng)) + "." for fact, values in drawn]
+        chosen = rng.randrange(len(drawn))
+        (fact, values), reason = drawn[chosen], lines[chosen]
         span = values[fact["part"]]
-        if self.yes_no:
-            other = draw_span(fact["part"], rng) if rng.random() < 0.5 else span
-            question = _fill(fact["check"], {**values, fact["part"]: other}, rng)
-            result = self.truths[other != span]
+        if rng.random() < 0.4 if self.yes_no is None else self.yes_no:
+            asked = span if rng.random() < 0.5 else self._other(fact["part"], span, drawn)
+            question = _fill(fact["check"], {**values, fact["part"]: asked}, rng)
+            result = self.truths[asked != span]
         else:
             question, result = _fill(fact["asks"], values, rng), span
-        context = " ".join(_capital(text) + "." for _, _, text in facts)
-        reasons = (f"{said}.",) if len(self.task.outputs) == 2 else ()
-        return (context, _capital(question) + "?"), (*reasons, result)
+        if rng.random() < 0.15:
+            topic = lexicon.topics()[rng.choice(lexicon.train_topics())]
+            beside = _capital(lexicon.clause(topic, rng)) + "."
+            lines.insert(rng.randint(0, len(lines)), beside)
+        reasons = (reason,) if len(self.task.outputs) == 2 else ()
+        return (" ".join(lines), _capital(question) + "?"), (*reasons, result)
+
+    def _other(self, part: str, span: str, drawn: list[Drawn]) -> str:
+        """A wrong value; where it can, one that the context says of something else."""
+        said = [values[fact["part"]] for fact, values in drawn if fact["part"] == part]
+        said = [value for value in said if value != span]
+        if said and self.rng.random() < 0.6:
+            return self.rng.choice(said)
+        while (other := draw_span(part, self.rng)) == span:
+            pass
+        return other
 
 
 def episode(rng: Random, source: Extraction | Questions, room: Room, demos: int) -> list[Piece]:

@@ -1,4 +1,4 @@
-"""Which episodes are trained on at each level of the curriculum."""
+"""Which episodes are trained on at each step of the curriculum."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import episodes
 import extract
 from episodes import FORMS, Piece, Room
 
+# Forms of growing length. Each is mostly trained on for so many steps before the next is added.
 ORDER = (
     "word",
     "words",
@@ -18,8 +19,8 @@ ORDER = (
     "mood",
     "twins",
     "clauses",
-    "full",
 )
+LEVEL_STEPS = 300
 NOW = 0.7
 BACK = 4
 MANY = 100
@@ -33,33 +34,51 @@ LENGTHS = {
     "mood": (256, 320),
     "twins": (256, 320),
     "clauses": (256, 384),
-    "full": (176, 256, 384, 512, 640, 900),
-    "extract": (176, 256, 384),
-    "questions": (192, 256, 384),
+    "full": (176, 256, 384, 512, 640, 900, 1400),
+    "made_up": (256, 384, 512),
+    "extract": (176, 256, 384, 640),
+    "spans": (192, 256, 384),
+    "verdicts": (192, 256, 384),
+    "either": (256, 384, 640, 1800),
+}
+# Shares of whole prompts, once every level is done.
+WHOLE = {
+    "full": 6,
+    "clauses": 1,
+    "twins": 1,
+    "mood": 1,
+    "phrase": 1,
+    "made_up": 3,
+    "extract": 2,
+    "spans": 2,
+    "verdicts": 4,
+    "either": 3,
 }
 
 
-def choose(level: int, rng: Random, spans: float = 0.0) -> str:
-    """The form of the next batch: mostly that of the level, else an earlier one.
-
-    `spans` is the share of batches that copy parts of a text or answer questions about it.
-    """
-    if rng.random() < spans:
-        return rng.choice(("extract", "questions"))
+def choose(step: int, rng: Random) -> str:
+    """The form of the batch of a step: mostly that of its level, else an earlier one."""
+    level = step // LEVEL_STEPS
+    if level >= len(ORDER):
+        return rng.choices(list(WHOLE), list(WHOLE.values()))[0]
     if level == 0 or rng.random() < NOW:
         return ORDER[level]
     return ORDER[rng.randrange(max(0, level - BACK), level)]
 
 
 def length(form: str, rng: Random) -> int:
-    return rng.choice(LENGTHS[form])
+    """Tokens of an episode; the longest are rare."""
+    lengths = LENGTHS[form]
+    return rng.choices(lengths, [1 if each <= 1000 else 0.4 for each in lengths])[0]
 
 
 def draw(form: str, rng: Random, room: Room) -> list[Piece]:
     """One episode of a form, with as many demonstrations as the row has room for."""
     if form == "extract":
         return extract.episode(rng, extract.Extraction(rng), room, MANY)
-    if form == "questions":
-        return extract.episode(rng, extract.Questions(rng), room, MANY)
+    yes_no = {"spans": False, "verdicts": True, "either": None}
+    if form in yes_no:
+        questions = extract.Questions(rng, yes_no[form], reasons=rng.random() < 0.5)
+        return extract.episode(rng, questions, room, MANY)
     natural = form in ("clauses", "full") and rng.random() < 0.15
     return episodes.classify(rng, FORMS[form], room, MANY, natural=natural)

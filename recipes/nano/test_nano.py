@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+import curriculum
 import dspy
 import episodes
+import extract
+import mixture
 import pytest
 import render
 import tokens
 from dspy.signatures.signature import make_signature
 from render import Field, Task
 
+from dspy_toolkit.programs.lm import local_lm
+
+HERE = Path(__file__).parent
 TYPES = {"str": str, "bool": bool, "int": int, "float": float}
 TASKS = (
     Task(
@@ -93,3 +102,59 @@ def test_an_episode_is_a_function_of_its_seed() -> None:
     made = [episodes.classify(Random(3), form, lambda _: True, demos=4) for _ in range(2)]
 
     assert made[0] == made[1]
+
+
+def test_what_is_held_out_is_never_drawn() -> None:
+    facts = extract.of_domains("fact", ())
+
+    assert {fact["domain"] for fact in facts}.isdisjoint(extract.HELD_OUT_DOMAINS)
+    assert extract.of_domains("fact", extract.HELD_OUT_DOMAINS)
+
+
+@pytest.mark.parametrize("domains", [(), extract.HELD_OUT_DOMAINS])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_answer_to_a_question_stands_in_its_context(seed: int, domains: Any) -> None:
+    questions = extract.Questions(Random(seed), False, reasons=True, domains=domains)
+
+    (context, question), (reason, answer) = questions.draw()
+
+    assert "{" not in context + question
+    assert reason in context
+    assert answer.lower() in reason.lower()
+
+
+def test_a_verdict_is_right_as_often_as_wrong() -> None:
+    questions = extract.Questions(Random(0), True, reasons=True)
+    drawn = [questions.draw() for _ in range(300)]
+
+    right = sum(values[-1] == questions.truths[0] for _, values in drawn)
+
+    assert 110 < right < 190
+
+
+@pytest.mark.parametrize("form", mixture.LENGTHS)
+def test_an_example_of_every_form_fits_its_length(form: str, tokenizer: Any) -> None:
+    encode = tokens.PieceEncoder(tokenizer)
+    for length in mixture.LENGTHS[form]:
+        made = [row for seed in range(9) for row in curriculum.row(form, length, Random(seed))]
+        sizes = [sum(len(encode(p["text"])) for p in row["pieces"]) for row in made]
+
+        assert made
+        assert max(sizes) <= length
+
+
+def test_a_batch_is_a_function_of_its_number() -> None:
+    assert curriculum.examples(1, 3000, 4) == curriculum.examples(1, 3000, 4)
+    assert curriculum.examples(1, 3000, 4) != curriculum.examples(1, 3001, 4)
+
+
+def test_the_whole_way_gives_a_model_that_loads(tmp_path: Path) -> None:
+    """A few steps of each part; the second call finds everything done."""
+    command = [sys.executable, str(HERE / "make.py"), "--out", str(tmp_path), "--tokens", "20480"]
+
+    made = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in "ab"]
+
+    model = local_lm(made[0].stdout.strip(), max_tokens=4)
+    assert made[0].stdout == made[1].stdout
+    assert len(model("hello")) == 1
+    model.release()

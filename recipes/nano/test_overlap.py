@@ -10,14 +10,15 @@ from pathlib import Path
 import lexicon
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ticket_triage" / "data"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TEXTS = {"ticket_triage": "ticket", "policy_answers": "context", "order_extraction": "email"}
 LONGEST_SHARED = 5
-"""Words in a row that a ticket may share with the lists: "as soon as possible", "a receipt for"."""
+"""Words in a row that a text may share with the lists: "as soon as possible", "a receipt for"."""
 
 
-def tickets_of(split: str) -> list[str]:
-    lines = (EXAMPLE / f"{split}.jsonl").read_text().splitlines()
-    return [json.loads(line)["ticket"] for line in lines]
+def texts_of(task: str, split: str) -> list[str]:
+    lines = (EXAMPLES / task / "data" / f"{split}.jsonl").read_text().splitlines()
+    return [json.loads(line)[TEXTS[task]] for line in lines]
 
 
 def words_of(text: str) -> tuple[str, ...]:
@@ -33,24 +34,26 @@ def phrases() -> Iterator[str]:
         yield from re.split(r'["\n,|]', file.read_text())
 
 
+@pytest.mark.parametrize("task", TEXTS)
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_no_sentence_of_a_ticket_stands_in_the_word_lists(split: str) -> None:
+def test_no_sentence_of_an_example_stands_in_the_word_lists(split: str, task: str) -> None:
     known = {words_of(phrase) for phrase in phrases()}
-    tickets = tickets_of(split)
-    sentences = {words_of(part) for ticket in tickets for part in re.split(r"[.!?]", ticket)}
+    texts = texts_of(task, split)
+    sentences = {words_of(part) for text in texts for part in re.split(r"[.!?]", text)}
 
     shared = {words for words in sentences & known if len(words) > LONGEST_SHARED}
 
-    assert tickets
+    assert texts
     assert not shared
 
 
-def test_no_test_ticket_shares_more_than_a_common_phrase_with_the_word_lists() -> None:
+@pytest.mark.parametrize("task", TEXTS)
+def test_no_test_text_shares_more_than_a_common_phrase_with_the_word_lists(task: str) -> None:
     length = LONGEST_SHARED + 1
     known = {run for phrase in phrases() for run in runs(words_of(phrase), length)}
-    tickets = tickets_of("test")
+    texts = texts_of(task, "test")
 
-    shared = [ticket for ticket in tickets if known & set(runs(words_of(ticket), length))]
+    shared = [text for text in texts if known & set(runs(words_of(text), length))]
 
     assert len(known) > 100
     assert not shared

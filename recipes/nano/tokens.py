@@ -68,7 +68,7 @@ def word_counts() -> Counter[str]:
     return Counter(sorted(forms | alone))
 
 
-def build(vocab_size: int) -> Tokenizer:
+def build(vocab_size: int = 12000) -> Tokenizer:
     """Train the tokenizer. Words of the lexicon become single tokens if the size allows it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 USER, MARK, ANSWER, OPEN, NEXT, DONE, END, PAD = range(8)
 FIXED = 8
@@ -20,65 +18,33 @@ MOODS, MOOD_WORDS = 8, 12
 NEUTRAL, LABELS = 100, 120
 FAMILIES = ("neutral", "topic", "mood", "label")
 
-_sizes = [FIXED, NEUTRAL, TOPICS * TOPIC_WORDS, MOODS * MOOD_WORDS, LABELS]
-_starts = np.cumsum([0, *_sizes])
+SIZES = [FIXED, NEUTRAL, TOPICS * TOPIC_WORDS, MOODS * MOOD_WORDS, LABELS]
+_starts = np.cumsum([0, *SIZES])
 VOCAB = int(_starts[-1])
 NEUTRAL_0, TOPIC_0, MOOD_0, LABEL_0 = (int(s) for s in _starts[1:5])
 
 LEVELS = ("copy", "pair", "pair_mark", "fields", "few_words", "sentence", "two_fields")
 
 
-class AbstractTable(nn.Module):
-    """The trainable parts of the embeddings: one base, one vector a family, the fixed tokens."""
-
-    def __init__(self, width: int, seed: int) -> None:
-        super().__init__()
-        gen = torch.Generator().manual_seed(seed)
-        draw = lambda n, scale: torch.randn(n, width, generator=gen) * scale * width**-0.5  # noqa: E731
-        self.base = nn.Parameter(draw(1, 0.7))
-        self.families = nn.Parameter(draw(len(FAMILIES), 0.3))
-        self.fixed = nn.Parameter(draw(FIXED, 1.0))
-
-    def forward(self, gen: torch.Generator, share: float) -> Tensor:
-        """A fresh (VOCAB, width) table; `share` of a word's variance is that of its topic."""
-        width = self.base.shape[1]
-        own = torch.randn(VOCAB - FIXED, width, generator=gen) * width**-0.5
-        common = torch.zeros_like(own)
-        for start, groups, size in (
-            (TOPIC_0, TOPICS, TOPIC_WORDS),
-            (MOOD_0, MOODS, MOOD_WORDS),
-        ):
-            centres = torch.randn(groups, 1, width, generator=gen) * width**-0.5
-            rows = slice(start - FIXED, start - FIXED + groups * size)
-            common[rows] = centres.expand(-1, size, -1).reshape(-1, width) * share**0.5
-            own[rows] *= (1 - share) ** 0.5
-        which = torch.repeat_interleave(torch.arange(4), torch.tensor(_sizes[1:]))
-        words = own + common + self.families[which]
-        return torch.cat([self.fixed, words]) + self.base
-
-
 @dataclass
-class Batch:
-    """tokens (rows, length); places: flat indices of answers; weights and lateness of each."""
+class Abstract:
+    """tokens (rows, length); places: flat indices of answers; late: whose label was shown twice."""
 
     tokens: np.ndarray
     places: np.ndarray
-    weights: np.ndarray
     late: np.ndarray
 
 
-def _copy_row(
-    rng: np.random.Generator, length: int
-) -> tuple[list[int], list[tuple[int, float, bool]]]:
+def _copy_row(rng: np.random.Generator, length: int) -> tuple[list[int], list[tuple[int, bool]]]:
     period = int(rng.integers(4, 25))
     block = rng.integers(FIXED, VOCAB, size=period)
     row = np.resize(block, length)
-    return row.tolist(), [(i, 1.0, True) for i in range(period + 1, length)]
+    return row.tolist(), [(i, True) for i in range(period + 1, length)]
 
 
 def _episode_row(
     rng: np.random.Generator, level: str, length: int
-) -> tuple[list[int], list[tuple[int, float, bool]]]:
+) -> tuple[list[int], list[tuple[int, bool]]]:
     kinds = int(rng.integers(2, 3 if level in ("pair", "pair_mark") else 5))
     pool = {"pair": 3, "pair_mark": 8}.get(level, TOPIC_WORDS)
     topics = rng.choice(TOPICS, kinds, replace=False)
@@ -89,7 +55,7 @@ def _episode_row(
     mood_first = two and rng.random() < 0.25
     marks = 0 if level == "pair" else 1 if level == "pair_mark" else 2
     row: list[int] = []
-    answers: list[tuple[int, float, bool]] = []
+    answers: list[tuple[int, bool]] = []
     seen: dict[int, int] = {}
     while True:
         which, mood = int(rng.integers(kinds)), int(rng.integers(2))
@@ -129,21 +95,20 @@ def _episode_row(
         for offset, label in targets:
             late = seen.get(label, 0) >= 2
             if seen.get(label, 0) >= 1:
-                answers.append((len(row) + offset, 1.0, late))
+                answers.append((len(row) + offset, late))
             seen[label] = seen.get(label, 0) + 1
         row += demo
     return row + [PAD] * (length - len(row)), answers
 
 
-def abstract_batch(rng: np.random.Generator, level: str, rows: int, length: int) -> Batch:
+def abstract_batch(rng: np.random.Generator, level: str, rows: int, length: int) -> Abstract:
     """A batch of one level; an answer counts only where its label was shown before."""
-    tokens, places, weights, late = [], [], [], []
+    tokens, places, late = [], [], []
     for index in range(rows):
-        make = _copy_row if level == "copy" else None
-        row, answers = make(rng, length) if make else _episode_row(rng, level, length)
+        row, answers = (
+            _copy_row(rng, length) if level == "copy" else _episode_row(rng, level, length)
+        )
         tokens.append(row)
-        for place, weight, is_late in answers:
-            places.append(index * length + place)
-            weights.append(weight)
-            late.append(is_late)
-    return Batch(np.array(tokens), np.array(places), np.array(weights, np.float32), np.array(late))
+        places += [index * length + place for place, _ in answers]
+        late += [is_late for _, is_late in answers]
+    return Abstract(np.array(tokens, np.int32), np.array(places, np.int32), np.array(late))
