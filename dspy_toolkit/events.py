@@ -388,6 +388,15 @@ class RunResumed(Event):
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCompressed(Event):
+    """A technique has made a model, and its folder is whole."""
+
+    folder: str
+    technique: str
+    seconds: float
+
+
 Handler = Callable[[Event], None]
 
 # The run that what happens here and now belongs to, where there is one.

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import breakers, heads, keys, models, optimizers, runs, signatures
+from dspy_toolkit.cli import breakers, compress, heads, keys, models, optimizers, runs, signatures
+from dspy_toolkit.cli.bench import bench_command
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
@@ -46,6 +47,7 @@ app.command("serve")(serve_command)
 app.command("init")(init_command)
 app.command("train")(train_command)
 app.command("finetune")(finetune_command)
+app.command("bench")(bench_command)
 app.command("doctor")(doctor)
 app.command("health")(health_command)
 app.command("monitor")(monitor_command)
@@ -53,6 +55,7 @@ app.add_typer(breakers.app, name="breakers")
 app.add_typer(signatures.app, name="signatures")
 app.add_typer(models.app, name="models")
 app.add_typer(optimizers.app, name="optimizers")
+app.add_typer(compress.app, name="compress")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(heads.app, name="heads")

@@ -83,8 +83,8 @@ def score_path(
         NotFound, InvalidInput, IntegrityError, EngineError: with what to do.
     """
     chosen = settings or load_settings()
-    artifact = _artifact_at(path)
-    subject = _task_of(artifact, task, chosen) if artifact else load_task(task or path, chosen)
+    artifact = artifact_at(path)
+    subject = task_of(artifact, task, chosen) if artifact else load_task(task or path, chosen)
     examples = subject.data.split(split).examples
     opened = (
         partial(artifact.language_model, settings=chosen)
@@ -112,7 +112,8 @@ def score_path(
     )
 
 
-def _artifact_at(path: Path) -> Artifact | None:
+def artifact_at(path: Path) -> Artifact | None:
+    """The artifact at a path, or None where a task lies there."""
     place = path.expanduser()
     if (place / FILE).is_file() or place.name == FILE:
         return None
@@ -124,7 +125,8 @@ def _artifact_at(path: Path) -> Artifact | None:
     raise InvalidInput(f"{place} is neither a task ({FILE}) nor an artifact ({NAME})")
 
 
-def _task_of(artifact: Artifact, task: Path | None, settings: Settings) -> Task:
+def task_of(artifact: Artifact, task: Path | None, settings: Settings) -> Task:
+    """The task whose examples an artifact is scored on: the one named, or that of its run."""
     if task is not None:
         return load_task(task, settings)
     kept = settings.runs / artifact.manifest["run"] / "task"

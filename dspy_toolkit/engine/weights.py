@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.low_rank import model_classes
 from dspy_toolkit.engine.sizes import context_length, parameter_count, quantization
 from dspy_toolkit.engine.source import (
     ModelBroken,
@@ -57,7 +58,7 @@ def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedMode
     check_tokenizer(folder)
     with mx.stream(device.kind):
         try:
-            model, config = utils.load_model(folder, lazy=True)
+            model, config = utils.load_model(folder, lazy=True, get_model_classes=model_classes)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise _unloadable(folder, config, error) from None
         expand = expands(config, files, device)

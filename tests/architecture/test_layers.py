@@ -18,11 +18,12 @@ LEVELS: dict[str, int] = {
     "contract": 4,
     **dict.fromkeys(("registry", "engine", "resilience", "monitoring", "costs"), 5),
     "programs": 6,
-    **dict.fromkeys(("compiler", "compression", "training", "experiments"), 7),
-    **dict.fromkeys(("server", "deployment", "dashboard", "agents"), 8),
-    "testing": 9,
-    "cli": 9,
-    "__init__": 10,
+    **dict.fromkeys(("compiler", "training", "experiments"), 7),
+    "compression": 8,
+    **dict.fromkeys(("server", "deployment", "dashboard", "agents"), 9),
+    "testing": 10,
+    "cli": 10,
+    "__init__": 11,
 }
 
 ALLOWED_ROOTS: dict[str, tuple[str, ...]] = {

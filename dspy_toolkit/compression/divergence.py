@@ -1,0 +1,112 @@
+"""How far a compressed model's answers are from the original's, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dspy_toolkit.training.backbone import Abilities, abilities
+from dspy_toolkit.training.batches import Batch, in_turn
+from dspy_toolkit.training.language_loss import answer_logits
+from dspy_toolkit.training.losses import cross_entropy, kl_to_teacher
+from dspy_toolkit.training.packing import Row
+
+_ROWS_AT_ONCE = 4
+_MOST_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Distance of a model's predictions from the original's, over the tokens of answers.
+
+    Attributes:
+        kl: mean KL(original || model), in nats a token.
+        agreement: share of tokens whose likeliest successor is the same.
+        loss: mean cross-entropy of the answers, in nats a token.
+        tokens: how many were compared.
+    """
+
+    kl: float
+    agreement: float
+    loss: float
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, rounded to what the sample can tell."""
+        return {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+
+class Reference:
+    """What the original model predicts on some rows.
+
+    Args:
+        model: the original.
+        rows: what is read; only tokens of answers are compared.
+        vocabulary: rows of its embedding.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Row], vocabulary: int) -> None:
+        self._able: Abilities = abilities(model, vocabulary)
+        thin = _thinned(rows)
+        self._batches: list[Batch] = list(in_turn(thin, _ROWS_AT_ONCE, document_mask=False))
+        self._goals = [self._logits(model, batch) for batch in self._batches]
+
+    def compare(self, model: Any) -> Divergence:
+        """Measure a model that shares the original's tokens."""
+        kl = same = loss = weight = 0.0
+        for batch, goal in zip(self._batches, self._goals, strict=True):
+            logits = self._logits(model, batch)
+            weights, targets = batch.arrays["weights"], batch.arrays["targets"]
+            parts: Any = mx.stack(
+                [
+                    (kl_to_teacher(logits, goal) * weights).sum(),
+                    ((logits.argmax(-1) == goal.argmax(-1)) * weights).sum(),
+                    (cross_entropy(logits, targets) * weights).sum(),
+                    weights.sum(),
+                ]
+            ).tolist()
+            kl, same, loss, weight = (
+                total + float(part)
+                for total, part in zip((kl, same, loss, weight), parts, strict=True)
+            )
+        return Divergence(max(0.0, kl / weight), same / weight, loss / weight, int(weight))
+
+    def compare_kl(self, model: Any) -> float:
+        """The KL alone."""
+        return self.compare(model).kl
+
+    def _logits(self, model: Any, batch: Batch) -> mx.array:
+        was_training = model.training
+        model.eval()
+        logits = answer_logits(model, batch.arrays, self._able).astype(mx.float32)
+        mx.eval(logits)
+        model.train(was_training)
+        return logits
+
+
+def _thinned(rows: Sequence[Row]) -> list[Row]:
+    """The rows with at most `_MOST_TOKENS` places to compare, evenly spread.
+
+    The original's predictions are all held in memory, a vocabulary wide each.
+    """
+    total = sum(int((row.goals > 0).sum()) for row in rows)
+    if total <= _MOST_TOKENS:
+        return list(rows)
+    kept = np.zeros(total, bool)
+    kept[np.linspace(0, total - 1, _MOST_TOKENS).astype(int)] = True
+    thin, start = [], 0
+    for row in rows:
+        places = np.flatnonzero(row.goals)
+        goals = np.zeros_like(row.goals)
+        goals[places[kept[start : start + len(places)]]] = 1.0
+        start += len(places)
+        if goals.any():
+            thin.append(replace(row, goals=goals))
+    return thin

@@ -1,0 +1,135 @@
+"""Letting one model follow another: the training loop under healing, distillation and DWQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from dspy_toolkit.training.batches import Batch, RowSource, Source
+from dspy_toolkit.training.checkpoints import Checkpoints
+from dspy_toolkit.training.language_loss import Loss
+from dspy_toolkit.training.optimizers import learning_rate, make_optimizer
+from dspy_toolkit.training.packing import Row
+from dspy_toolkit.training.progress import Progress
+from dspy_toolkit.training.recipe import OptimizerRecipe, ScheduleRecipe
+from dspy_toolkit.training.stepping import Stepper, StepResult
+from dspy_toolkit.training.trainer import Plan, Trainer
+
+_CHECKPOINT_EVERY = 25
+_CLIP_NORM = 1.0
+
+AfterStep = Callable[[int], None]
+"""Told the number of each update, from 1, once it is made; may change the weights."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast a model follows.
+
+    Attributes:
+        steps: updates.
+        batch: rows of an update.
+        rate: highest learning rate; it rises over a twentieth of the steps and falls to zero.
+        seed: of the order of rows and of everything else random.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int = 0
+
+
+def follow(
+    run: str,
+    student: Any,
+    loss: Loss,
+    source: Source,
+    course: Course,
+    scratch: Path,
+    compiled: bool,
+    after: AfterStep | None = None,
+) -> dict[str, Any]:
+    """Train what is not frozen in a model, going on from the newest checkpoint in `scratch`.
+
+    Args:
+        run: id, for events.
+        student: changed in place.
+        loss: over the arrays of the source's batches.
+        source: training batches by number.
+        course: how long and how fast.
+        scratch: where checkpoints lie.
+        compiled: whether MLX compiles the step.
+        after: called after each update.
+
+    Returns:
+        Facts for the manifest: the curve of the loss, and steps at which it was resumed.
+
+    Raises:
+        TrainingDiverged: the loss is no number any more.
+    """
+    optimizer = make_optimizer(OptimizerRecipe(name="adamw", weight_decay=0.0))
+    stepper = _Stepper(student, optimizer, loss, _CLIP_NORM, compiled, after)
+    schedule = ScheduleRecipe(name="cosine", warmup_steps=min(course.steps - 1, course.steps // 20))
+    checkpoints = Checkpoints(run, scratch / "checkpoints", keep_last=1, keep_best=0)
+    trainer = Trainer(
+        plan=Plan(
+            run=run,
+            seed=course.seed,
+            steps=course.steps,
+            accumulation=1,
+            rate=learning_rate(schedule, course.rate, course.steps),
+            report_every=max(1, course.steps // 20),
+            evaluate_every=None,
+            checkpoint_every=_CHECKPOINT_EVERY,
+        ),
+        model=student,
+        stepper=stepper,
+        optimizer=optimizer,
+        source=source,
+        validation=(),
+        validation_loss=loss,
+        checkpoints=checkpoints,
+    )
+    progress = Progress()
+    if checkpoints.newest is not None:
+        progress = trainer.restore(checkpoints.newest)
+        progress.resumed_at.append(progress.step)
+    stepper.done = progress.step
+    trainer.run(progress)
+    student.eval()
+    mx.eval(student.parameters())
+    curve = [[int(step), round(loss, 6)] for step, loss, _ in progress.curve]
+    return {"steps": course.steps, "curve": curve, "resumed_at": progress.resumed_at}
+
+
+def rows_source(rows: Sequence[Row], course: Course) -> Source:
+    """Batches of some rows, in an order that is a function of the seed."""
+    return RowSource(rows, course.batch, course.seed, document_mask=False)
+
+
+class _Stepper(Stepper):
+    """A stepper that tells when an update is made."""
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        loss: Loss,
+        clip_norm: float,
+        compiled: bool,
+        after: AfterStep | None,
+    ) -> None:
+        super().__init__(model, optimizer, loss, clip_norm, compiled)
+        self._after = after
+        self.done = 0
+
+    def step(self, batches: Sequence[Batch], rate: float) -> StepResult:
+        result = super().step(batches, rate)
+        self.done += 1
+        if self._after is not None:
+            self._after(self.done)
+        return result
