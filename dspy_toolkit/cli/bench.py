@@ -59,7 +59,7 @@ def _show(report: dict[str, Any]) -> None:
         ("model", "parameters", "size", "memory", "load"),
         [
             (
-                each["model"],
+                _name(each["model"]),
                 f"{each['parameters']:,}",
                 f"{each['size_bytes'] / 1e6:.2f} MB",
                 f"{each['weight_bytes'] / 1e6:.2f} MB",
@@ -74,7 +74,7 @@ def _show(report: dict[str, Any]) -> None:
         ("model", "rows", "read tokens/s", "write tokens/s", "first token", "peak memory"),
         [
             (
-                each["model"],
+                _name(each["model"]),
                 str(speed["rows"]),
                 _spread(speed["prefill_tokens_per_s"], "{:,.0f}"),
                 _spread(speed["decode_tokens_per_s"], "{:,.0f}"),
@@ -85,6 +85,12 @@ def _show(report: dict[str, Any]) -> None:
             for speed in each["speeds"]
         ],
     )
+
+
+def _name(reference: str) -> str:
+    """A folder's own name; whatever else a model is called by as it is."""
+    place = Path(reference)
+    return place.name if place.is_dir() else reference
 
 
 def _spread(value: dict[str, float], form: str) -> str:

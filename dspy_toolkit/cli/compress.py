@@ -300,6 +300,38 @@ def run(
         raise typer.Exit(NONE_FOUND)
 
 
+@app.command()
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="gguf, onnx or safetensors.")],
+    output: Annotated[Path, typer.Option(help="A new folder.")],
+    dtype: Annotated[str, typer.Option("--type", help="Of gguf: f32, f16 or q8_0.")] = "f16",
+    json: Json = False,
+) -> None:
+    """Write a model for llama.cpp, ONNX Runtime or transformers, and check that it answers alike.
+
+    Example: dspy-tk compress export embedded --to onnx --output exported
+    """
+    from dspy_toolkit.compression.make import export_model
+
+    made = export_model(model, to, output, dtype)
+    if json:
+        out_json(made)
+        return
+    table(
+        f"{model} for {to}",
+        ("", "result"),
+        [
+            ("file", str(Path(made["folder"]) / made["file"])),
+            ("size", _size(made["size_bytes"])),
+            ("checked with", made["checked_with"]),
+            ("same answers", f"{made['same_answers']} of {made['of']} probes"),
+            ("largest error", f"{made['largest_error']:.2g} of the largest logit"),
+            ("not checked", made["not_checked"] or "nothing"),
+        ],
+    )
+
+
 def _make(
     model: str,
     method: str,

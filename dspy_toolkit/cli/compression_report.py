@@ -16,9 +16,12 @@ def show_report(report: Mapping[str, Any]) -> None:
     best = set(report["front"])
     table(
         f"{report['task']} on {report['model']}; * no other is smaller and better",
-        ("model", "score", "95 % interval", "on", "size", "memory", "latency", "KL", "state"),
+        ("model", "score", "interval", "on", "size", "memory", "latency", "KL", "state"),
         [_row(point, original, point["name"] in best) for point in report["points"]],
     )
+    for point in report["points"]:
+        if point["reason"]:
+            say(f"{point['name']}: {point['state']}, {point['reason']}")
     for each in report["refused"]:
         say(f"not tried: {each['name']}: {each['reason']}")
     say(
@@ -65,7 +68,7 @@ def _row(
         if latency is None
         else f"{1000 * latency:.0f} ms, {latency / original['latency_p50_s']:.2f}x",
         "" if point["kl"] is None else f"{point['kl']:.4f}",
-        f"{point['state']}: {point['reason']}" if point["reason"] else point["state"],
+        point["state"],
     )
 
 

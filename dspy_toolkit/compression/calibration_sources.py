@@ -56,11 +56,15 @@ def calibration_from(
 
 
 def from_task(
-    trial: Trial, subject: Subject, settings: Settings, splits: tuple[str, ...] = ("train",)
+    trial: Trial,
+    subject: Subject,
+    settings: Settings,
+    splits: tuple[str, ...] = ("train", "validation"),
 ) -> CalibrationSet:
     """The prompts and answers of a program on its own examples, run on the original model.
 
-    Kept under what decides them, so that the program is not run twice.
+    Kept under what decides them, so that the program is not run twice. Test examples are never
+    among them.
     """
     key = sha256_json({"trial": trial.digest, "model": subject.digest, "splits": list(splits)})
     note = settings.home / "calibration" / "by-task" / f"{key[:32]}.txt"

@@ -153,3 +153,14 @@ def run_pipeline(
         seed=seed,
     )
     return Pipeline(task, model, read, options, chosen).run()
+
+
+def export_model(
+    model: str, to: str, output: Path, kind: str = "f16", settings: Settings | None = None
+) -> dict[str, Any]:
+    """Write a model for another runtime; see `export.export`."""
+    chosen = settings or load_settings()
+    preload_blas(chosen.blas)
+    from dspy_toolkit.compression.export import export
+
+    return export(model, to, output, chosen, kind).to_dict()

@@ -120,7 +120,8 @@ class Pipeline:
             self._trial = self._trial.with_program(Path(kept))
 
     def _search(self, journal: Journal) -> dict[str, Any]:
-        data = from_task(self._trial, self._subject, self._settings)
+        # What candidates learn from must not be what they are raced on.
+        data = from_task(self._trial, self._subject, self._settings, ("train",))
         candidates, refused = planned(self._subject, self._options.candidates)
         original = self._original()
         points, failed = self._built(candidates, data, original)
@@ -247,13 +248,13 @@ class Pipeline:
         return kept
 
     def _order(self) -> tuple[int, ...]:
-        """Numbers of the examples raced on, train and validation, shuffled once."""
+        """Numbers of the examples raced on, shuffled once."""
         numbers = list(range(len(self._pool())))
         random.Random(self._options.seed).shuffle(numbers)
         return tuple(numbers)
 
     def _pool(self) -> list[Any]:
-        return self._trial.examples("train", "validation")
+        return self._trial.examples("validation")
 
     def _raced(
         self, runners: Sequence[Point], original: Point, journal: Journal
