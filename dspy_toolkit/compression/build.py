@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from dspy_toolkit.store.files import (
 )
 from dspy_toolkit.store.lock import working_in
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
+from dspy_toolkit.training.attention import in_blocks
 from dspy_toolkit.training.checkpoints import load_arrays
 from dspy_toolkit.training.tables import read_table
 
@@ -199,9 +201,11 @@ def _made(wanted: Order, settings: Settings, scratch: Path) -> Built:
     _require_room(wanted, device)
     began = time.perf_counter()
     emit(PhaseStarted(wanted.key[:8], wanted.technique.name, None))
-    with mx.stream(device.kind):
+    with mx.stream(device.kind), ExitStack() as stack:
         mx.reset_peak_memory()
         opened = open_subject(wanted.subject, device)
+        if device.name == "cpu":
+            stack.enter_context(in_blocks(opened.model))
         reference = _reference(wanted, opened)
         work = Work(
             subject=wanted.subject,

@@ -96,7 +96,7 @@ class Distill:
             end=int(work.opened.tokenizer.eos_token_id),
             run=work.run,
             scratch=work.scratch,
-            compiled=not work.opened.device.slow_quantized,
+            on_gpu=not work.opened.device.slow_quantized,
         )
         return Made(student, config, facts)
 

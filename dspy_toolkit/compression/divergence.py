@@ -63,7 +63,7 @@ class Reference:
         kl = same = loss = weight = 0.0
         for batch, goal in zip(self._batches, self._goals, strict=True):
             logits = self._logits(model, batch)
-            weights, targets = batch.arrays["weights"], batch.arrays["targets"]
+            weights, targets = batch.parts[0]["weights"], batch.parts[0]["targets"]
             parts: Any = mx.stack(
                 [
                     (kl_to_teacher(logits, goal) * weights).sum(),
@@ -85,7 +85,7 @@ class Reference:
     def _logits(self, model: Any, batch: Batch) -> mx.array:
         was_training = model.training
         model.eval()
-        logits = answer_logits(model, batch.arrays, self._able).astype(mx.float32)
+        logits = answer_logits(model, batch.parts[0], self._able).astype(mx.float32)
         mx.eval(logits)
         model.train(was_training)
         return logits

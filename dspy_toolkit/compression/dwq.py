@@ -45,9 +45,12 @@ class DWQ(Quantizer):
         cast(student, work.subject.dtype)
         config = packed_config(work)
         options: DwqOptions = work.options
-        course = Course(options.steps, options.batch, options.learning_rate, options.seed)
+        on_cpu = work.opened.device.slow_quantized
+        course = Course(
+            options.steps, options.batch, options.learning_rate, options.seed, not on_cpu
+        )
         vocabulary = int(work.subject.config.get("vocab_size") or 256)
-        packed = learnable(student, unpack=work.opened.device.slow_quantized)
+        packed = learnable(student, unpack=on_cpu)
         facts = follow(
             work.run,
             student,
@@ -55,7 +58,6 @@ class DWQ(Quantizer):
             rows_source(work.data.fit, course),
             course,
             work.scratch,
-            compiled=not work.opened.device.slow_quantized,
         )
         settle(student, packed)
         return Made(student, config, facts)

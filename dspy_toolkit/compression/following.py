@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import mlx.core as mx
 
 from dspy_toolkit.training.batches import Batch, RowSource, Source
 from dspy_toolkit.training.checkpoints import Checkpoints
+from dspy_toolkit.training.cores import one_blas_thread, usable_cores
+from dspy_toolkit.training.gradients import ManyThreads, OneThread, gradient_maker
 from dspy_toolkit.training.language_loss import Loss
 from dspy_toolkit.training.optimizers import learning_rate, make_optimizer
 from dspy_toolkit.training.packing import Row
@@ -35,12 +38,19 @@ class Course:
         batch: rows of an update.
         rate: highest learning rate; it rises over a twentieth of the steps and falls to zero.
         seed: of the order of rows and of everything else random.
+        on_gpu: whether MLX compiles a step, instead of sharing a batch out over cores.
     """
 
     steps: int
     batch: int
     rate: float
-    seed: int = 0
+    seed: int
+    on_gpu: bool
+
+    @property
+    def workers(self) -> int:
+        """Threads that share a batch."""
+        return 1 if self.on_gpu else min(usable_cores(), self.batch)
 
 
 def follow(
@@ -50,7 +60,6 @@ def follow(
     source: Source,
     course: Course,
     scratch: Path,
-    compiled: bool,
     after: AfterStep | None = None,
 ) -> dict[str, Any]:
     """Train what is not frozen in a model, going on from the newest checkpoint in `scratch`.
@@ -62,7 +71,6 @@ def follow(
         source: training batches by number.
         course: how long and how fast.
         scratch: where checkpoints lie.
-        compiled: whether MLX compiles the step.
         after: called after each update.
 
     Returns:
@@ -72,7 +80,8 @@ def follow(
         TrainingDiverged: the loss is no number any more.
     """
     optimizer = make_optimizer(OptimizerRecipe(name="adamw", weight_decay=0.0))
-    stepper = _Stepper(student, optimizer, loss, _CLIP_NORM, compiled, after)
+    gradients = gradient_maker(student, loss, course.workers, course.on_gpu)
+    stepper = _Stepper(student, optimizer, gradients, course.on_gpu, after)
     schedule = ScheduleRecipe(name="cosine", warmup_steps=min(course.steps - 1, course.steps // 20))
     checkpoints = Checkpoints(run, scratch / "checkpoints", keep_last=1, keep_best=0)
     trainer = Trainer(
@@ -99,7 +108,8 @@ def follow(
         progress = trainer.restore(checkpoints.newest)
         progress.resumed_at.append(progress.step)
     stepper.done = progress.step
-    trainer.run(progress)
+    with closing(stepper), nullcontext() if course.workers == 1 else one_blas_thread():
+        trainer.run(progress)
     student.eval()
     mx.eval(student.parameters())
     curve = [[int(step), round(loss, 6)] for step, loss, _ in progress.curve]
@@ -108,7 +118,7 @@ def follow(
 
 def rows_source(rows: Sequence[Row], course: Course) -> Source:
     """Batches of some rows, in an order that is a function of the seed."""
-    return RowSource(rows, course.batch, course.seed, document_mask=False)
+    return RowSource(rows, course.batch, course.seed, False, course.workers)
 
 
 class _Stepper(Stepper):
@@ -118,17 +128,16 @@ class _Stepper(Stepper):
         self,
         model: Any,
         optimizer: Any,
-        loss: Loss,
-        clip_norm: float,
+        gradients: OneThread | ManyThreads,
         compiled: bool,
         after: AfterStep | None,
     ) -> None:
-        super().__init__(model, optimizer, loss, clip_norm, compiled)
+        super().__init__(model, optimizer, gradients, _CLIP_NORM, compiled)
         self._after = after
         self.done = 0
 
-    def step(self, batches: Sequence[Batch], rate: float) -> StepResult:
-        result = super().step(batches, rate)
+    def step(self, batches: Sequence[Batch], rate: float, seed: int = 0) -> StepResult:
+        result = super().step(batches, rate, seed)
         self.done += 1
         if self._after is not None:
             self._after(self.done)

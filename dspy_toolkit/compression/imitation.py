@@ -64,7 +64,7 @@ def imitate(
     end: int,
     run: str,
     scratch: Path,
-    compiled: bool,
+    on_gpu: bool,
     after: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Train a student to answer as a teacher does; see `following.follow`.
@@ -81,12 +81,12 @@ def imitate(
     student.unfreeze()
     if how.hidden:
         require_comparable(student, teacher, vocabulary)
-    course = Course(how.steps, how.batch, how.learning_rate, how.seed)
+    course = Course(how.steps, how.batch, how.learning_rate, how.seed, on_gpu)
     source: Source = rows_source(rows, course)
     if how.on_policy:
-        source = OnPolicy(source, rows, student, how, end)
+        source = OnPolicy(source, rows, student, how, end, course.workers)
     loss = imitation_loss(teacher, how, vocabulary)
-    return follow(run, student, loss, source, course, scratch, compiled, after)
+    return follow(run, student, loss, source, course, scratch, after)
 
 
 def imitation_loss(teacher: Any, how: Imitation, vocabulary: int) -> Loss:
@@ -217,13 +217,20 @@ class OnPolicy:
     """
 
     def __init__(
-        self, given: Source, rows: Sequence[Row], student: Any, how: Imitation, end: int
+        self,
+        given: Source,
+        rows: Sequence[Row],
+        student: Any,
+        how: Imitation,
+        end: int,
+        workers: int = 1,
     ) -> None:
         self._given = given
         self._rows = rows
         self._student = student
         self._how = how
         self._end = end
+        self._workers = workers
 
     def batch(self, index: int) -> Batch:
         """A batch by number; the share of own answers is spread evenly over the numbers."""
@@ -232,7 +239,8 @@ class OnPolicy:
             return self._given.batch(index)
         size = self._how.batch
         chosen = [self._rows[(index * size + i) % len(self._rows)] for i in range(size)]
-        return rows_batch([self._answered(row, index) for row in chosen], document_mask=False)
+        answered = [self._answered(row, index) for row in chosen]
+        return rows_batch(answered, False, self._workers)
 
     def _answered(self, row: Row, index: int) -> Row:
         begin = int(np.flatnonzero(row.goals)[0])

@@ -138,7 +138,7 @@ class Pipeline:
             {
                 "calls": calls,
                 "calls_recompiling": extra,
-                "exhaustive_calls": (1 + len(runners)) * len(self._order()),
+                "exhaustive_calls": (1 + len(points)) * len(self._order()),
                 "refused": [vars(each) for each in [*refused]] + failed,
             },
             journal,

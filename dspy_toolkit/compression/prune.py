@@ -204,7 +204,7 @@ def heal(work: Work, student: Any, teacher: Any, after: Any = None) -> dict[str,
         end=int(work.opened.tokenizer.eos_token_id),
         run=work.run,
         scratch=work.scratch,
-        compiled=not work.opened.device.slow_quantized,
+        on_gpu=not work.opened.device.slow_quantized,
         after=after,
     )
 

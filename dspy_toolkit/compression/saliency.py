@@ -103,7 +103,7 @@ def gradients(model: Any, rows: Sequence[Row], vocabulary: int) -> dict[str, mx.
     total: dict[str, mx.array] = {}
     weight = 0.0
     for batch in in_turn(rows, _ROWS_AT_ONCE, document_mask=False):
-        (_, share), tree = slope(model, dict(batch.arrays))
+        (_, share), tree = slope(model, dict(batch.parts[0]))
         flat = dict(tree_flatten(tree))
         total = {name: flat[name] + total.get(name, mx.array(0.0)) for name in flat}
         mx.eval(total, share)

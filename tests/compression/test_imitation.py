@@ -75,7 +75,7 @@ def test_states_are_compared_by_the_size_of_the_teachers() -> None:
 def test_attributions_are_gradient_times_embedding(data: CalibrationSet) -> None:
     model = random_model()
     row = data.rows[0]
-    batch = dict(rows_batch([row], document_mask=False).arrays)
+    batch = dict(rows_batch([row], document_mask=False).parts[0])
     batch["tokens"] = batch["tokens"] % 30
     batch["targets"] = batch["targets"] % 30
 
@@ -105,7 +105,7 @@ def test_on_policy_batches_come_as_often_as_asked_for_and_repeat(
     again = OnPolicy(Given(), rows, opened.model, how, end).batch(1)
 
     assert [each is given for each in drawn] == [True, False, True, False]
-    assert mx.array_equal(again.arrays["tokens"], drawn[1].arrays["tokens"])
+    assert mx.array_equal(again.parts[0]["tokens"], drawn[1].parts[0]["tokens"])
 
 
 def test_a_student_learns_and_a_second_stage_starts_from_the_first(
