@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from dspy_toolkit.cli import breakers, compress, heads, keys, models, optimizers, runs, signatures
+from dspy_toolkit.cli import (
+    breakers,
+    compress,
+    deploy,
+    heads,
+    keys,
+    models,
+    optimizers,
+    runs,
+    signatures,
+)
 from dspy_toolkit.cli.bench import bench_command
 from dspy_toolkit.cli.compile import compile_command
 from dspy_toolkit.cli.doctor import doctor
@@ -57,6 +67,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(optimizers.app, name="optimizers")
 app.add_typer(compress.app, name="compress")
 app.add_typer(runs.app, name="runs")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(heads.app, name="heads")
 

@@ -11,16 +11,9 @@ import typer
 from dspy_toolkit.cli.output import say
 
 if TYPE_CHECKING:
-    from dspy_toolkit.config import Settings
+    from dspy_toolkit.cli.serving_plan import Plan
     from dspy_toolkit.events import Event
-    from dspy_toolkit.server import (
-        Awaited,
-        Catalog,
-        Door,
-        Listening,
-        PredictionCache,
-        ServedModel,
-    )
+    from dspy_toolkit.server import Catalog, Door, Listening, PredictionCache
 
 
 def serve_command(
@@ -30,6 +23,13 @@ def serve_command(
             help="Artifact folders, deployments, or models (embedded, a folder, a hub id); "
             "NAME=WHAT serves it under another name. Without any: every deployment that has a "
             "production version."
+        ),
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=COMBINER:MEMBER,MEMBER: several artifacts or versions (NAME@3) as one; "
+            "combiners: vote, best_probability, first_valid. May be repeated."
         ),
     ] = None,
     host: Annotated[
@@ -59,101 +59,59 @@ def serve_command(
 
     Example: dspy-tk serve embedded triage=./artifact --port 8000
     """
+    from dspy_toolkit.cli.serving_plan import make_plan
     from dspy_toolkit.config import load_settings
-    from dspy_toolkit.server import Door, Keys, Listening, PredictionCache
+    from dspy_toolkit.server import Catalog, Door, Keys, Listening, PredictionCache
     from dspy_toolkit.server.gateway import LOCAL_HOSTS, MIB, needs_keys
     from dspy_toolkit.server.keys import FILE
     from dspy_toolkit.server.running import keys_for
 
     settings = load_settings()
-    asked_for = keys_for(host, Keys(settings.home / FILE), no_keys)
     door = Door(
-        keys=asked_for,
+        keys=keys_for(host, Keys(settings.home / FILE), no_keys),
         hosts=None if needs_keys(host) else LOCAL_HOSTS,
         body_bytes=body_mib * MIB,
         requests=requests,
     )
     cache = None if no_cache else PredictionCache(cache_ttl_s, cache_mib * MIB)
-    listening = Listening(host, port, drain_s)
-    asyncio.run(_serve(what or [], settings, door, cache, listening))
+    catalog = Catalog()
+    plan = make_plan(what or [], ensemble or [], settings, catalog.shelf)
+    asyncio.run(_serve(plan, catalog, door, cache, Listening(host, port, drain_s)))
 
 
 async def _serve(
-    what: list[str],
-    settings: Settings,
-    door: Door,
-    cache: PredictionCache | None,
-    listening: Listening,
+    plan: Plan, catalog: Catalog, door: Door, cache: PredictionCache | None, listening: Listening
 ) -> None:
+    from dspy_toolkit.deployment import following
     from dspy_toolkit.events import subscribed
     from dspy_toolkit.monitoring import Metrics
-    from dspy_toolkit.server import Catalog, CatalogHealth, Server, Service, create_app
+    from dspy_toolkit.server import CatalogHealth, Server, Service, create_app
     from dspy_toolkit.server.running import filled
 
-    catalog, metrics = Catalog(), Metrics()
-    health = CatalogHealth(catalog)
-    awaited = _awaited(what, settings, catalog)
-    server = Server(
-        create_app(Service(catalog, health.check, metrics.exposition, cache), door), listening
-    )
+    metrics, health = Metrics(), CatalogHealth(catalog)
+    app = create_app(Service(catalog, health.check, metrics.exposition, cache), door)
+    server = Server(app, listening)
 
     def up() -> None:
         keys = "keys needed" if door.keys is not None else "no keys needed"
         say(f"serving on http://{listening.host}:{server.port} ({keys}); see /docs")
 
-    def failed(name: str, reason: str) -> None:
-        say(f"{name} is not served: {reason}")
+    def opened(name: str, failure: str | None) -> None:
+        catalog.loading.discard(name)
+        if failure is not None:
+            catalog.failed[name] = failure
+            say(f"{name} is not served: {failure}")
 
+    catalog.loading |= set(plan.names)
     with ExitStack() as around:
         for handler in (metrics, health, _Remarks()):
             around.enter_context(subscribed(handler))
         around.enter_context(metrics.watching(health.samples))
         around.callback(catalog.close)
         around.enter_context(server.on_signals())
-        async with filled(catalog, awaited, failed):
+        async with filled(catalog, plan.awaited, opened), following(plan.followers, opened):
             await server.run(up)
     say("stopped")
-
-
-def _awaited(what: list[str], settings: Settings, catalog: Catalog) -> list[Awaited]:
-    from dspy_toolkit.errors import InvalidInput
-
-    found = [_one(each, settings) for each in what]
-    names = [each.name for each in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(f"two things would be served as {name!r}; write OTHER=WHAT for one")
-    if not found:
-        raise InvalidInput("nothing to serve; name an artifact folder or a model")
-    return found
-
-
-def _one(given: str, settings: Settings) -> Awaited:
-    from pathlib import Path
-
-    from dspy_toolkit.server import Awaited
-
-    name, equals, what = given.partition("=")
-    if not equals:
-        name, what = "", given
-    folder = Path(what).expanduser()
-    if (folder / "program.json").is_file():
-        from dspy_toolkit.programs.artifact import load_artifact
-        from dspy_toolkit.programs.served import open_program, version_of
-
-        artifact = load_artifact(folder)
-        called = name or str(artifact.manifest.get("task") or folder.name)
-        version = version_of(artifact)
-        return Awaited(called, lambda: open_program(artifact, called, version, settings))
-    called = name or (folder.name if folder.is_dir() else what)
-    return Awaited(called, lambda: _model(called, what, settings))
-
-
-def _model(name: str, reference: str, settings: Settings) -> ServedModel:
-    from dspy_toolkit.engine import EngineOptions, open_engine
-    from dspy_toolkit.server import ServedModel
-
-    return ServedModel.over(name, open_engine(reference, EngineOptions(), settings))
 
 
 class _Remarks:

@@ -106,9 +106,13 @@ class Chat:
         """A single token as text."""
         return str(self._tokenizer.decode([token]))
 
-    def detokenizer(self) -> Any:
-        """A fresh streaming detokenizer."""
-        return self._tokenizer.detokenizer
+    def detokenizer(self, continues: bool = False) -> Any:
+        """A fresh streaming detokenizer; one that continues a text keeps its first space."""
+        made = self._tokenizer.detokenizer
+        if continues and isinstance(vars(made).get("text"), str):
+            # mlx-lm drops a space where there is no text before it: let it see some.
+            made.text, made.offset = "\n", 1
+        return made
 
     def parse_call(self, text: str, tools: list[dict[str, Any]]) -> Any:
         """Read the inside of a tool call with the parser mlx-lm knows for the model."""

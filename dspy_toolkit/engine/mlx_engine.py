@@ -242,7 +242,7 @@ class MlxEngine:
             max_tokens=room if context is None else min(room, context - len(prompt)),
             eos=self.facts.eos,
             reader=OutputReader(
-                self._chat.detokenizer(),
+                self._chat.detokenizer(raw),
                 self._chat.markers(ask.stops, tools=bool(ask.tools)),
                 self._chat.begins(text),
             ),

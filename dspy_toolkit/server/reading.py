@@ -22,7 +22,7 @@ from dspy_toolkit.contract import (
 )
 from dspy_toolkit.server import bodies
 from dspy_toolkit.server.errors import ApiError
-from dspy_toolkit.server.forced_tools import ForcedTools, force
+from dspy_toolkit.server.forced_tools import ForcedTools, force, rigid
 
 B = TypeVar("B", bound=bodies.Body)
 _SEEDS = 2**31
@@ -79,10 +79,11 @@ def chat_request(body: bodies.ChatBody, thinks: bool) -> Asked:
         effort = "off" if body.reasoning_effort == "none" else body.reasoning_effort
         config = replace(config, reasoning=Reasoning(effort))
     if isinstance(body.response_format, bodies.ObjectFormat):
-        config = replace(config, response_format={"type": "json_object"})
+        anything = {"type": "json_schema", "schema": rigid({"type": "object"})}
+        config = replace(config, response_format=anything)
     elif isinstance(body.response_format, bodies.SchemaFormat):
         schema = body.response_format.json_schema
-        wanted = {"type": "json_schema", "name": schema.name, "schema": schema.schema_}
+        wanted = {"type": "json_schema", "name": schema.name, "schema": rigid(schema.schema_)}
         config = replace(config, response_format=wanted)
     system, messages = _messages(body.messages)
     tools = _tools(body)

@@ -130,31 +130,28 @@ class Server:
 
 @asynccontextmanager
 async def filled(
-    catalog: Catalog, awaited: Sequence[Awaited], failed: Callable[[str, str], None]
+    catalog: Catalog, awaited: Sequence[Awaited], opened: Callable[[str, str | None], None]
 ) -> AsyncIterator[None]:
     """Open what is to be served, one after the other, while the block runs.
 
     Args:
         catalog: where it goes.
         awaited: what there is to open.
-        failed: told the name of what cannot be opened, and why.
+        opened: told each name once it answers, or why it cannot be opened.
     """
-    catalog.loading |= {each.name for each in awaited}
 
     async def fill() -> None:
         for each in awaited:
             try:
-                opened = await asyncio.to_thread(each.open)
+                found = await asyncio.to_thread(each.open)
             except ToolkitError as error:
-                catalog.failed[each.name] = str(error)
-                failed(each.name, str(error))
+                opened(each.name, str(error))
+                continue
+            if isinstance(found, ServedModel):
+                catalog.models[each.name] = found
             else:
-                if isinstance(opened, ServedModel):
-                    catalog.models[each.name] = opened
-                else:
-                    catalog.shelf.put(opened)
-            finally:
-                catalog.loading.discard(each.name)
+                catalog.shelf.put(found)
+            opened(each.name, None)
 
     filling = asyncio.create_task(fill())
     try:

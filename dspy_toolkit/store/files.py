@@ -184,16 +184,43 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        with storage_errors(path):
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync_file(file)
-            temporary.chmod(0o777 & ~_umask())
-            temporary.rename(path)
-            _sync_folder(path.parent)
+        settle(temporary, path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A hidden folder for the block, for what gets its name only when it is done; see `settle`.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=parent))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def settle(folder: Path, target: Path) -> None:
+    """Give a finished folder its name on the same file system: durably, and at once.
+
+    Raises:
+        InvalidInput: `target` already exists. StorageError: it cannot be written.
+    """
+    refuse_existing(target)
+    with storage_errors(target):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+        folder.chmod(0o777 & ~_umask())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        _sync_folder(target.parent)
 
 
 def sha256_bytes(content: bytes) -> str:

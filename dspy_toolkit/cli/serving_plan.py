@@ -1,0 +1,123 @@
+"""From what a user names to what a server opens and follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.deployment import Deployments, Follower
+from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.programs.artifact import load_artifact
+from dspy_toolkit.programs.ensemble import Ensemble
+from dspy_toolkit.programs.served import LoadedProgram, open_program, version_of
+from dspy_toolkit.programs.shelf import Shelf
+from dspy_toolkit.server import Awaited, ServedModel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is opened once, and which deployments are followed."""
+
+    awaited: tuple[Awaited, ...]
+    followers: tuple[Follower, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """What callers will know it all by."""
+        return [*(each.name for each in self.awaited), *(each.name for each in self.followers)]
+
+
+def make_plan(what: list[str], ensembles: list[str], settings: Settings, shelf: Shelf) -> Plan:
+    """Find out what is meant.
+
+    Args:
+        what: artifact folders, deployments or models, each perhaps as NAME=WHAT; without any, and
+            without ensembles, every deployment that has a production version.
+        ensembles: NAME=COMBINER:MEMBER,MEMBER.
+        shelf: where followed deployments go.
+
+    Raises:
+        InvalidInput: nothing is left to serve, or two things have one name.
+        NotFound, IntegrityError: an artifact or deployment is missing or damaged.
+    """
+    deployments = Deployments(settings)
+    awaited: list[Awaited] = []
+    followers: list[Follower] = []
+    for given in what if what or ensembles else _in_production(deployments):
+        before, equals, after = given.partition("=")
+        name, meant = (before, after) if equals else (None, given)
+        if meant in deployments.names and not Path(meant).is_dir():
+            followers.append(Follower(deployments.find(meant), shelf, settings, name))
+        else:
+            awaited.append(_awaited(name, meant, settings))
+    awaited += [_ensemble(each, deployments, settings) for each in ensembles]
+    plan = Plan(tuple(awaited), tuple(followers))
+    for each in plan.names:
+        if plan.names.count(each) > 1:
+            raise InvalidInput(f"two things would be served as {each!r}; write OTHER=WHAT for one")
+    if not plan.names:
+        raise InvalidInput(
+            "nothing to serve: no deployment has a production version; name an artifact folder "
+            "or a model, or promote a version with `dspy-tk deploy promote`"
+        )
+    return plan
+
+
+def _in_production(deployments: Deployments) -> list[str]:
+    found = [deployments.find(name) for name in deployments.names]
+    return [each.name for each in found if "production" in each.aliases().versions]
+
+
+def _awaited(name: str | None, what: str, settings: Settings) -> Awaited:
+    folder = Path(what).expanduser()
+    if _is_artifact(what):
+        called = name or str(load_artifact(folder).manifest.get("task") or folder.name)
+        return Awaited(called, partial(_program, called, folder, settings))
+    called = name or (folder.name if folder.is_dir() else what)
+    return Awaited(called, partial(_model, called, what, settings))
+
+
+def _ensemble(given: str, deployments: Deployments, settings: Settings) -> Awaited:
+    name, _, rest = given.partition("=")
+    combiner, _, listed = rest.partition(":")
+    members = [each for each in listed.split(",") if each]
+    if not name or not members:
+        raise InvalidInput(
+            "--ensemble is NAME=COMBINER:MEMBER,MEMBER, for example "
+            f"best=vote:triage@1,triage@2; got {given!r}"
+        )
+
+    def opened() -> Ensemble:
+        programs: list[LoadedProgram] = []
+        try:
+            programs.extend(_member(each, deployments, settings) for each in members)
+            return Ensemble(name, programs, combiner)
+        except BaseException:
+            for each in programs:
+                each.close()
+            raise
+
+    return Awaited(name, opened)
+
+
+def _member(given: str, deployments: Deployments, settings: Settings) -> LoadedProgram:
+    if _is_artifact(given):
+        return _program(Path(given).name, Path(given).expanduser(), settings)
+    name, _, version = given.partition("@")
+    return deployments.find(name).bundle(version or "production").open(settings)
+
+
+def _is_artifact(what: str) -> bool:
+    return (Path(what).expanduser() / "program.json").is_file()
+
+
+def _program(name: str, folder: Path, settings: Settings) -> LoadedProgram:
+    artifact = load_artifact(folder)
+    return open_program(artifact, name, version_of(artifact), settings)
+
+
+def _model(name: str, reference: str, settings: Settings) -> ServedModel:
+    return ServedModel.over(name, open_engine(reference, EngineOptions(), settings))
