@@ -191,7 +191,7 @@ def test_a_tool_that_must_be_called_is_called_with_its_arguments(
             reason = chunk.choices[0].finish_reason or reason
     else:
         answer = client.chat.completions.create(tools=[WEATHER, CLOCK], **settings)
-        (call_,) = answer.choices[0].message.tool_calls or ()
+        (call_,) = answer.choices[0].message.tool_calls or []
         assert call_.type == "function"
 
         name, arguments = call_.function.name, call_.function.arguments
