@@ -191,6 +191,30 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalOpened(Event):
+    """A compile run goes on from the calls that it, or the run it was forked from, made before.
+
+    `damaged` of its records could not be read, and `forgotten` had failed; they are made again.
+    """
+
+    run: str
+    kept: int
+    damaged: int
+    forgotten: int
+
+    @property
+    def text(self) -> str:
+        """What people are told."""
+        text = f"run {self.run} goes on from {self.kept} calls"
+        if self.damaged:
+            lost = "1 damaged record" if self.damaged == 1 else f"{self.damaged} damaged records"
+            text += f"; {lost} of its journal could not be read"
+        if self.forgotten:
+            text += f"; {self.forgotten} calls that failed are made again"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
     """A run entered a phase: `baseline`, `optimize`, `test`, or `evaluate` where it is alone.
 

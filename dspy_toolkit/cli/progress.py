@@ -21,6 +21,7 @@ from dspy_toolkit.cli.output import say, talk_console
 from dspy_toolkit.events import (
     CallFinished,
     Event,
+    JournalOpened,
     ModelLoaded,
     PhaseAdvanced,
     PhaseStarted,
@@ -63,6 +64,8 @@ class _Follower(ABC):
             match event:
                 case ModelLoaded(model, device, seconds):
                     self.remark(f"loaded {model} on {device} in {seconds:.1f} s")
+                case JournalOpened():
+                    self.remark(event.text)
                 case CallFinished(cached=cached):
                     self._cached += cached
                     self._made += not cached

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import dspy
 from dspy.utils.callback import BaseCallback
 
 from dspy_toolkit.compiler.plot import FILE as PLOT
@@ -16,30 +17,62 @@ from dspy_toolkit.compiler.statistics import mean_interval
 from dspy_toolkit.errors import StorageError
 from dspy_toolkit.events import CandidateScored, Event, emit
 from dspy_toolkit.programs.calls import CallTally
+from dspy_toolkit.programs.limits import Cost
 from dspy_toolkit.store.files import write_text
 
 FILE = "candidates.jsonl"
 
 
 class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
-    """Hears from DSPy how each candidate of a run scored, and tells it as an event."""
+    """Hears from DSPy how each candidate of a run scored, and tells it as an event.
 
-    def __init__(self, run: str, tally: CallTally) -> None:
+    Args:
+        run: its id.
+        tally: of the run's calls; its ledger keeps back what scoring a candidate will cost.
+        final: number of examples that the result is scored on at the end.
+
+    Attributes:
+        scores: of all candidates so far.
+        best: the best candidate on the largest set of examples, or None.
+    """
+
+    def __init__(self, run: str, tally: CallTally, final: int) -> None:
         self._run = run
         self._tally = tally
+        self._final = final
+        self._begun: dict[str, tuple[dspy.Module, Cost]] = {}
+        self._rank = (0, 0.0)
         self.scores: list[float] = []
+        self.best: dspy.Module | None = None
+
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """As DSPy calls it."""
+        self._begun[call_id] = (inputs["program"], self._asked())
 
     def on_evaluate_end(
         self, call_id: str, outputs: Any, exception: BaseException | None = None
     ) -> None:
         """As DSPy calls it; `outputs` is missing where the evaluation did not end."""
+        program, before = self._begun.pop(call_id)
         if outputs is None:
             return
         scores = tuple(round(float(score), 6) for *_, score in outputs.results)
-        self.scores.append(round(fmean(scores), 6))
+        score = round(fmean(scores), 6)
+        self.scores.append(score)
+        if self.best is None or (len(scores), score) > self._rank:
+            self._rank = (len(scores), score)
+            self.best = program.deepcopy()
+        if self._tally.ledger is not None:
+            spent = self._asked() - before
+            self._tally.ledger.keep_back(spent.times(self._final / len(scores)))
         calls = self._tally.calls
         number = len(self.scores)
-        emit(CandidateScored(self._run, number, self.scores[-1], scores, calls.made, calls.cached))
+        emit(CandidateScored(self._run, number, score, scores, calls.made, calls.cached))
+
+    def _asked(self) -> Cost:
+        ledger = self._tally.ledger
+        seconds = 0.0 if ledger is None else ledger.spent.seconds
+        return replace(self._tally.asked, seconds=seconds)
 
 
 class CandidateLog:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.compiler.candidates import CandidateLog, CandidateWatch
+from dspy_toolkit.compiler.course import Course, start_of
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
 from dspy_toolkit.compiler.gate import WORSE
 from dspy_toolkit.compiler.optimizers import Optimizer, Sizes, Work, shuffled
 from dspy_toolkit.compiler.optimizers.proposals import Routed, proposing
 from dspy_toolkit.compiler.outcomes import write_outcomes
-from dspy_toolkit.compiler.record import RunRecord, recorded
+from dspy_toolkit.compiler.record import RunRecord, opened_journal, recorded
 from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
 from dspy_toolkit.compiler.rival import ready
 from dspy_toolkit.config import Settings
@@ -28,12 +28,12 @@ from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import subscribed
 from dspy_toolkit.programs.artifact import Artifact, save_artifact
 from dspy_toolkit.programs.cache import under
-from dspy_toolkit.programs.calls import CallTally, Stopped, counted
+from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.programs.finetune_provider import TrainAdapter
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.journal import FILE as JOURNAL
 from dspy_toolkit.programs.journal import CallJournal
+from dspy_toolkit.programs.limits import BudgetSpent, Cost, FailureLimit, Ledger
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import Metric, MetricError
 from dspy_toolkit.programs.modules import ModulePlan
@@ -44,6 +44,8 @@ _HUNG = (
     "candidate_programs", "mb_candidate_programs", "trial_logs", "detailed_results", "simba_idx",
     "score", "prompt_model_total_calls", "total_calls", "results_best", "results_latest",
 )  # fmt: skip
+BUDGET = "budget"
+"""What stopped a run whose budget was spent."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class Job:
         teacher: makes demonstrations; None for `lm`.
         prompt_model: writes instructions; None for `lm`.
         adapters: makes a trainer of adapters from its options.
+        course: where the run begins, and how far it may go.
+        asked: the options it was asked with, see `asked_options`.
+        task: folder of the task, where there is one.
     """
 
     name: str
@@ -88,6 +93,9 @@ class Job:
     teacher: LocalLM | None = None
     prompt_model: LocalLM | None = None
     adapters: Callable[..., TrainAdapter] | None = None
+    course: Course = field(default_factory=Course)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
 
     @property
     def model(self) -> str:
@@ -124,9 +132,11 @@ def execute(
         fill: puts the task as it is now into the given folder.
         output: where to put a copy of the artifact.
     """
+    start = start_of(job, settings, fill)
     with (
         recorded(
             settings,
+            start,
             task=job.name,
             optimizer=job.optimizer.name,
             model=job.model,
@@ -135,17 +145,12 @@ def execute(
         ) as record,
         corrected(record.say),
         dspy.context(lm=job.lm, adapter=prompt_format(job.format), num_threads=job.threads),
-        closing(CallJournal(record.folder / JOURNAL)) as journal,
-        counted(CallTally(record.run, journal)) as tally,
+        opened_journal(record, start) as journal,
+        counted(_tally(job, record, journal)) as tally,
         under(settings),
     ):
         try:
-            baseline = _baseline(job, record, settings)
-            write_outcomes(record.folder, job.data.test, {"baseline": baseline})
-            program, candidates = _optimize(job, record, tally)
-            compiled = _score(job, record, "test", program)
-            both = {"baseline": baseline, "compiled": compiled}
-            write_outcomes(record.folder, job.data.test, both)
+            stages = _stages(job, record, tally, settings)
         except KeyboardInterrupt:
             _hurry(job, tally)
             raise
@@ -158,17 +163,60 @@ def execute(
             "optimizer": job.optimizer.name,
             "model": job.model,
             "seed": job.seed,
-            **scores(baseline, compiled),
-            "gate": gate(baseline, compiled, job.alpha, job.against),
-            "calls": {"made": tally.calls.made, "cached": tally.calls.cached},
-            "candidates": candidates,
+            **scores(stages.baseline, stages.compiled),
+            "gate": gate(stages.baseline, stages.compiled, job.alpha, job.against),
+            "calls": {"made": stages.calls.made, "cached": stages.calls.cached},
+            "candidates": stages.candidates,
+            "stopped": stages.stopped,
             **_facts(job, record),
         }
         dropped = report["gate"]["verdict"] == WORSE and not job.keep_anyway
-        artifact = None if dropped else _save(job, record, program, report, output)
-        report |= {"artifact": artifact and str(artifact), "seconds": round(record.seconds, 3)}
+        artifact = None if dropped else _save(job, record, stages.program, report, output)
+        report |= {"artifact": artifact and str(artifact), "seconds": round(journal.elapsed_s, 3)}
         record.finish(report)
-    return CompileResult(report, record.folder, artifact, program)
+    return CompileResult(report, record.folder, artifact, stages.program)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What the stages of a run came to.
+
+    Attributes:
+        candidates: validation scores.
+        calls: of all stages.
+        stopped: "budget" where the optimizer did not come to its end.
+    """
+
+    baseline: Evaluation
+    program: dspy.Module
+    candidates: list[float]
+    compiled: Evaluation
+    calls: Calls
+    stopped: str | None
+
+
+def _tally(job: Job, record: RunRecord, journal: CallJournal) -> CallTally:
+    budget = job.course.budget
+    earlier = sum((call.cost(budget) for call in journal.records if call.made), Cost())
+    ledger = Ledger(budget, earlier, lambda: journal.elapsed_s)
+    return CallTally(record.run, journal, ledger, FailureLimit(job.course.max_failures))
+
+
+def _stages(job: Job, record: RunRecord, tally: CallTally, settings: Settings) -> _Stages:
+    ledger = tally.ledger
+    assert ledger is not None
+    began = ledger.spent
+    baseline = _baseline(job, record, settings)
+    write_outcomes(record.folder, job.data.test, {"baseline": baseline})
+    ledger.keep_back(replace(tally.asked, seconds=ledger.spent.seconds - began.seconds))
+    program, candidates, stopped = _optimize(job, record, tally)
+    ledger.release()
+    # What the optimizer left behind stays stopped; the last stage has a tally of its own.
+    with counted(tally.successor()) as last:
+        compiled = _score(job, record, "test", program)
+    both = {"baseline": baseline, "compiled": compiled}
+    write_outcomes(record.folder, job.data.test, both)
+    return _Stages(baseline, program, candidates, compiled, last.calls, stopped)
 
 
 def _hurry(job: Job, tally: CallTally) -> None:
@@ -192,11 +240,13 @@ def _score(job: Job, record: RunRecord, phase: str, program: dspy.Module) -> Eva
     return evaluate(program, examples, job.metric, threads=job.threads, progress=advance)
 
 
-def _optimize(job: Job, record: RunRecord, tally: CallTally) -> tuple[dspy.Module, list[float]]:
+def _optimize(
+    job: Job, record: RunRecord, tally: CallTally
+) -> tuple[dspy.Module, list[float], str | None]:
     train, validation = list(job.data.train.examples), list(job.data.validation.examples)
     cost = job.optimizer.cost(job.options, sizes_of(job.data, job.program))
     total = round(cost.scored) if cost.scored or not cost.taught else None
-    candidates = CandidateWatch(record.run, tally)
+    candidates = CandidateWatch(record.run, tally, len(job.data.test.examples))
     watch = _Watch(job.metric, tally, candidates, record.phase("optimize", total))
     work = Work(
         train=shuffled(train, job.seed),
@@ -214,13 +264,21 @@ def _optimize(job: Job, record: RunRecord, tally: CallTally) -> tuple[dspy.Modul
     listening = dspy.context(
         callbacks=[*dspy.settings.callbacks, candidates], adapter=Routed(dspy.settings.adapter)
     )
+    stopped = None
     with subscribed(log), listening:
-        program = job.optimizer.compile(job.program, work, job.options)
+        try:
+            program = job.optimizer.compile(job.program, work, job.options)
+        except Stopped as problem:
+            if not isinstance(problem.error, BudgetSpent):
+                raise
+            tally.drain(_PATIENCE_S)
+            record.say(f"{problem.error}; the best candidate so far is kept")
+            program, stopped = candidates.best or job.program.reset_copy(), BUDGET
     log.check()
     # DSPy hangs every candidate, with all its scores, onto the winner.
     for name in _HUNG:
         vars(program).pop(name, None)
-    return program, candidates.scores
+    return program, candidates.scores, stopped
 
 
 def sizes_of(data: Data, program: dspy.Module) -> Sizes:
@@ -287,7 +345,11 @@ def _save(
     facts = {key: report[key] for key in kept}
     facts["inputs"] = list(job.data.inputs)
     plan, lm = job.plan.around(program), _spoken_by(program, job.lm)
-    artifact = save_artifact(record.folder / "artifact", program, plan, lm, facts).folder
+    place = record.folder / "artifact"
+    with storage_errors(place):
+        # There is one already where a run goes on that ended at its budget.
+        shutil.rmtree(place, ignore_errors=True)
+    artifact = save_artifact(place, program, plan, lm, facts).folder
     if output is None:
         return artifact
     target = output.expanduser().absolute()

@@ -15,6 +15,7 @@ from dspy_toolkit.events import (
     CallFinished,
     CandidateScored,
     Event,
+    JournalOpened,
     PhaseAdvanced,
     PhaseStarted,
     RunFinished,
@@ -98,6 +99,8 @@ def _told(event: Event) -> str | None:
     match event:
         case RunStarted(run, task, optimizer):
             return f"run {run}: compiling {task} with {optimizer}"
+        case JournalOpened():
+            return event.text
         case PhaseStarted(_, phase, total):
             return f"{phase}: started" + ("" if total is None else f", {total} examples")
         case PhaseAdvanced():

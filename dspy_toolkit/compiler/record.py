@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dspy_toolkit.compiler.course import Start, write_plan
 from dspy_toolkit.compiler.logs import RunLogs
 from dspy_toolkit.compiler.report import write_report
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import (
+    JournalOpened,
     PhaseAdvanced,
     PhaseStarted,
     RunFinished,
@@ -22,8 +24,10 @@ from dspy_toolkit.events import (
     emit,
     subscribed,
 )
+from dspy_toolkit.programs.journal import FILE as JOURNAL
+from dspy_toolkit.programs.journal import CallJournal, take_calls
 from dspy_toolkit.store.files import new_folder
-from dspy_toolkit.store.history import History, RunRow
+from dspy_toolkit.store.history import FAILED, History, RunRow
 from dspy_toolkit.store.lock import working_in
 
 
@@ -50,11 +54,6 @@ class RunRecord:
         emit(PhaseStarted(self.run, name, total))
         return lambda done, score: emit(PhaseAdvanced(self.run, name, done, score))
 
-    @property
-    def seconds(self) -> float:
-        """Time since the start."""
-        return time.time() - self.started_at
-
     def finish(self, report: dict[str, Any]) -> None:
         """Write the report of a run that has a result; the last thing that it does.
 
@@ -68,6 +67,7 @@ class RunRecord:
 @contextmanager
 def recorded(
     settings: Settings,
+    start: Start,
     *,
     task: str,
     optimizer: str,
@@ -79,6 +79,7 @@ def recorded(
 
     Args:
         settings: where runs and the history lie.
+        start: whether it is a new run, or one that goes on.
         task, optimizer, model, seed: for the history.
         fill: puts the task as it is now into the given folder.
 
@@ -87,26 +88,49 @@ def recorded(
         Ctrl-C an interrupted one.
 
     Raises:
+        InvalidInput: another process works on the run that is to go on.
         StorageError: the home cannot be written.
     """
-    started_at = time.time()
-    run = _new_id(task, started_at)
+    began_at = time.time()
+    resumed = start.resumed
+    run = _new_id(task, began_at) if resumed is None else resumed.row.id
     folder = settings.runs / run
-    history = History(settings.database)
-    with new_folder(folder) as place:
-        fill(place / "task")
-    logs = RunLogs(folder, run)
-    with closing(history), working_in(folder, f"run {run}"), closing(logs), subscribed(logs):
-        history.add(RunRow(run, task, optimizer, model, seed, started_at))
-        emit(RunStarted(run, task, optimizer))
-        try:
-            yield RunRecord(run, folder, started_at, logs.say, history)
-        except BaseException as error:
-            _note_failure(history, run, error)
-            emit(RunFinished(run, time.time() - started_at, _reason(error)))
-            raise
-        emit(RunFinished(run, time.time() - started_at))
+    if resumed is None:
+        with new_folder(folder) as place:
+            fill(place / "task")
+            write_plan(place, start.plan)
+            if start.forked is not None:
+                take_calls(start.forked.folder / JOURNAL, place / JOURNAL)
+    with closing(History(settings.database)) as history, working_in(folder, f"run {run}"):
+        logs = RunLogs(folder, run)
+        with closing(logs), subscribed(logs):
+            if resumed is None:
+                row = RunRow(run, task, optimizer, model, seed, began_at)
+                history.add(row)
+            else:
+                row = history.resume(run)
+                write_plan(folder, start.plan)
+            emit(RunStarted(run, task, optimizer))
+            try:
+                yield RunRecord(run, folder, row.started_at, logs.say, history)
+            except BaseException as error:
+                _note_failure(history, run, error)
+                emit(RunFinished(run, time.time() - began_at, _reason(error)))
+                raise
+            emit(RunFinished(run, time.time() - began_at))
     logs.check()
+
+
+@contextmanager
+def opened_journal(record: RunRecord, start: Start) -> Iterator[CallJournal]:
+    """The calls of a run; those that failed are made again where the run ended by failures."""
+    failed = start.resumed is not None and start.resumed.status == FAILED
+    with closing(CallJournal(record.folder / JOURNAL, forget_failures=failed)) as journal:
+        if start.resumed is not None or start.forked is not None:
+            damaged = journal.recovered.damaged
+            kept, forgotten = len(journal.records), journal.forgotten
+            emit(JournalOpened(record.run, kept, damaged, forgotten))
+        yield journal
 
 
 def _note_failure(history: History, run: str, error: BaseException) -> None:

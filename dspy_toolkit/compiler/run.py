@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import dspy
 
+from dspy_toolkit.compiler.course import Course, asked_again, asked_options
 from dspy_toolkit.compiler.gate import ALPHA
 from dspy_toolkit.compiler.job import CompileResult, Job, execute
 from dspy_toolkit.compiler.optimizers import DEFAULT, Optimizer, optimizer
 from dspy_toolkit.compiler.rival import load_rival
+from dspy_toolkit.compiler.runs import find_run
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import Artifact
@@ -25,7 +27,7 @@ from dspy_toolkit.programs.lm import LocalLM, chosen_model, local_lm
 from dspy_toolkit.programs.metrics import Metric, as_metric
 from dspy_toolkit.programs.modules import ModulePlan, plan_of
 from dspy_toolkit.programs.speaking import silenced
-from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
+from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task, load_task
 from dspy_toolkit.programs.task_file import check_name
 from dspy_toolkit.registry.toml_text import to_toml
 from dspy_toolkit.store.files import copy_files, write_json, write_text
@@ -56,6 +58,7 @@ class CompileOptions:
         keep_anyway: make an artifact even of a result that is worse.
         name: what the run is called; None takes the task's.
         format: prompt format, see `programs.formats`; None takes the task's, or `chat`.
+        course: whether the run begins anew, and how far it may go.
     """
 
     optimizer: str | None = None
@@ -74,6 +77,7 @@ class CompileOptions:
     keep_anyway: bool = False
     name: str | None = None
     format: str | None = None
+    course: Course = field(default_factory=Course)
 
 
 def compile_task(
@@ -129,8 +133,31 @@ def compile_task(
             teacher=teacher,
             prompt_model=prompt_model,
             adapters=asked.adapters,
+            course=asked.course,
+            asked=asked_options(asked),
+            task=str(task.folder),
         )
         return execute(job, chosen, fill=lambda place: _copy_task(task, place), output=asked.output)
+
+
+def resume_run(
+    run: str, options: CompileOptions | None = None, settings: Settings | None = None
+) -> CompileResult:
+    """Go on with a run of a task where it ended; no call is made twice.
+
+    Args:
+        run: its id.
+        options: what may differ from how it was asked: budget, failures allowed, threads, output.
+        settings: where the run lies; read from the environment when left out.
+
+    Raises:
+        As `compile_task`, and InvalidInput: the run is finished, is being worked on, or what it
+        was made of has changed; says what.
+    """
+    chosen, given = settings or load_settings(), options or CompileOptions()
+    found = find_run(chosen, run)
+    folder, asked = asked_again(found, replace(given, course=replace(given.course, resume=run)))
+    return compile_task(load_task(folder, chosen), asked, chosen)
 
 
 def _task_optimizer(name: str, task: Task) -> Optimizer:
@@ -208,6 +235,8 @@ def compile_program(
         alpha=asked.alpha,
         keep_anyway=asked.keep_anyway,
         adapters=asked.adapters,
+        course=asked.course,
+        asked=asked_options(asked),
     )
 
     def fill(place: Path) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from dspy_toolkit.contract import (
     response_from_dict,
     response_to_dict,
 )
-from dspy_toolkit.store.append_log import AppendLog, Recovered
+from dspy_toolkit.programs.limits import Budget, Cost
+from dspy_toolkit.store.append_log import AppendLog, Recovered, read_log
 from dspy_toolkit.store.files import sha256_bytes
 
 FILE = "journal.log"
@@ -45,21 +48,35 @@ class CallRecord:
     Attributes:
         key: of the call, see `call_content`.
         model: model string.
+        reference: the model as the user named it, where it was opened by name.
         made: whether the model was asked; otherwise DSPy's cache knew the answer.
         answer: what the call returned, as JSON; None where it failed.
         error: what it raised, as JSON.
         input_tokens, output_tokens: as the model counted them.
         seconds: it took.
+        at_s: how long the work had been going on when it was over, all processes together.
     """
 
     key: str
     model: str
     made: bool
+    reference: str | None = None
     answer: Any = None
     error: Mapping[str, Any] | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+    at_s: float = 0.0
+
+    def cost(self, budget: Budget) -> Cost:
+        """What the call costs where a model answers it."""
+        money = budget.money_of(self.names, self.input_tokens, self.output_tokens)
+        return Cost(calls=1, tokens=self.input_tokens + self.output_tokens, money=money)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model is called, as users name it first."""
+        return tuple(name for name in (self.reference, self.model) if name is not None)
 
     def result(self) -> Any:
         """What the call returned, made anew. Raises what it raised."""
@@ -91,18 +108,31 @@ class CallJournal:
     Args:
         file: keeps them; None keeps them in memory alone.
         forget_failures: make the calls again that failed before this process.
+        clock: seconds.
+
+    Attributes:
+        forgotten: number of failed calls that are made again.
     """
 
-    def __init__(self, file: Path | None = None, *, forget_failures: bool = False) -> None:
+    def __init__(
+        self,
+        file: Path | None = None,
+        *,
+        forget_failures: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = AppendLog(file) if file is not None else None
         self._lock = threading.Lock()
         self._flights: dict[str, Future[None]] = {}
         self._asked: set[str] = set()
-        self._records = {
-            record.key: record
-            for record in map(_read, self.recovered.records)
-            if not (forget_failures and record.error is not None)
-        }
+        self._records = {record.key: record for record in map(_read, self.recovered.records)}
+        failed = [key for key, record in self._records.items() if record.error is not None]
+        self.forgotten = len(failed) if forget_failures else 0
+        for key in failed if forget_failures else ():
+            del self._records[key]
+        earlier_s = max((record.at_s for record in self._records.values()), default=0.0)
+        self._clock = clock
+        self._began_at = clock() - earlier_s
 
     @property
     def recovered(self) -> Recovered:
@@ -114,6 +144,11 @@ class CallJournal:
         """Every call so far, those of earlier processes first."""
         with self._lock:
             return tuple(self._records.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time worked so far: that of this process, and of earlier ones up to their last call."""
+        return self._clock() - self._began_at
 
     def claim(self, key: str) -> Claim:
         """Ask for a call. Without a record or a flight, the caller makes and `settle`s it."""
@@ -135,8 +170,10 @@ class CallJournal:
             StorageError: it cannot be kept.
         """
         try:
-            if record is not None and self._log is not None:
-                self._log.append(_written(record))
+            if record is not None:
+                record = replace(record, at_s=round(self.elapsed_s, 3))
+                if self._log is not None:
+                    self._log.append(_written(record))
         finally:
             with self._lock:
                 if record is not None:
@@ -150,6 +187,14 @@ class CallJournal:
         """Close the file."""
         if self._log is not None:
             self._log.close()
+
+
+def take_calls(source: Path, target: Path) -> None:
+    """Begin a journal with the answers of another, as ones that cost nothing."""
+    with closing(AppendLog(target)) as log:
+        for record in map(_read, read_log(source).records):
+            if record.error is None:
+                log.append(_written(replace(record, made=False, at_s=0.0)))
 
 
 def call_content(lm: dspy.LM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import LMError
 
+from dspy_toolkit.contract import Request
 from dspy_toolkit.errors import StorageError
 from dspy_toolkit.events import CallFinished, emit
 from dspy_toolkit.programs.calls import STOPPED, Stopped, current_tally
@@ -23,6 +24,7 @@ from dspy_toolkit.programs.journal import (
     call_key,
     error_data,
 )
+from dspy_toolkit.programs.limits import Budget, Cost
 
 
 class ModelCall:
@@ -41,9 +43,17 @@ class ModelCall:
         self._tally = current_tally()
         self._journal = self._tally.journal
         self._record: CallRecord | None = None
-        self._key = ""
+        source = getattr(lm, "source", None)
+        self._reference = None if source is None else str(source.reference)
+        ledger = self._tally.ledger
+        self._budget = Budget() if ledger is None else ledger.budget
+        self._key, self._worst = "", Cost(calls=1)
         if self._journal is not None:
-            self._key = call_key(call_content(lm, prompt, messages, kwargs))
+            content = call_content(lm, prompt, messages, kwargs)
+            self._key = call_key(content)
+            # No token is less than a byte long.
+            worst = self._recorded(len(content), _most(lm, prompt, kwargs))
+            self._worst = worst.cost(self._budget)
 
     def claim(self) -> Claim:
         """Look it up; without a journal, every call is a new one."""
@@ -62,7 +72,7 @@ class ModelCall:
 
     def _repeat(self, record: CallRecord, first: bool) -> None:
         self.known = True
-        self._tally.note(made=record.made and first)
+        self._tally.note(record.cost(self._budget), made=record.made and first)
         error = None if record.error is None else str(record.error["kind"])
         self._tell(replace(record, made=False, seconds=0.0), error)
         self.answer = record.result()
@@ -87,7 +97,7 @@ class ModelCall:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         tally = self._tally
-        tally.begin()
+        tally.begin(self._worst)
         meter = _Meter(dspy.settings.usage_tracker)
         started = time.perf_counter()
         error: str | None = None
@@ -102,20 +112,28 @@ class ModelCall:
             failure = problem if isinstance(problem, LMError) else None
             raise
         finally:
-            record = CallRecord(
-                key=self._key,
-                model=self._model,
+            record = replace(
+                self._recorded(meter.input_tokens, meter.output_tokens),
                 made=error is not None or meter.answered,
                 answer=answer_data(self.answer),
                 error=None if failure is None else error_data(failure),
-                input_tokens=meter.input_tokens,
-                output_tokens=meter.output_tokens,
-                seconds=time.perf_counter() - started,
+                seconds=round(time.perf_counter() - started, 6),
             )
             if error is None or failure is not None:
                 self._record = record
-            tally.end(cached=not record.made)
+            told = None if failure is None else _line(failure)
+            tally.end(self._worst, record.cost(self._budget), made=record.made, error=told)
             self._tell(record, error)
+
+    def _recorded(self, input_tokens: int, output_tokens: int) -> CallRecord:
+        return CallRecord(
+            key=self._key,
+            model=self._model,
+            reference=self._reference,
+            made=True,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+        )
 
     def _tell(self, record: CallRecord, error: str | None) -> None:
         emit(
@@ -160,6 +178,16 @@ async def async_model_call(
         await asyncio.shield(asyncio.wrap_future(claim.flight))
     with call.running(claim):
         yield call
+
+
+def _most(lm: dspy.LM, prompt: Any, kwargs: Mapping[str, Any]) -> int:
+    if isinstance(prompt, Request):
+        return prompt.config.max_tokens or 0
+    return {**lm.kwargs, **kwargs}.get("max_tokens") or 0
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 class _Meter:

@@ -116,6 +116,15 @@ class History:
         with self._session() as session:
             session.add(_Run(**vars(row)))
 
+    def resume(self, run: str) -> RunRow:
+        """Record that a run goes on.
+
+        Raises:
+            NotFound: no such run.
+        """
+        self._end(run, RUNNING, None, None)
+        return self.get(run)
+
     def finish(self, run: str, report: dict[str, Any]) -> None:
         """Record a run's result."""
         self._end(run, FINISHED, None, report)

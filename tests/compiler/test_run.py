@@ -361,6 +361,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_artifact(
         "events.jsonl",
         "examples.jsonl",
         "journal.log",
+        "plan.json",
     }
 
 

@@ -142,11 +142,13 @@ def test_listing_loads_neither_dspy_nor_numpy(settings: Settings) -> None:
 KILLED = """
 import sys
 from pathlib import Path
+from dspy_toolkit.compiler.course import Plan, Start
 from dspy_toolkit.compiler.record import recorded
 from dspy_toolkit.config import Settings
 
 facts = dict(task="routing", optimizer="labeled_few_shot", model="embedded", seed=0)
-with recorded(Settings(home=Path(sys.argv[1])), fill=lambda place: place.mkdir(), **facts):
+start = Start(Plan({}, {}))
+with recorded(Settings(home=Path(sys.argv[1])), start, fill=lambda place: place.mkdir(), **facts):
     print("here", flush=True)
     sys.stdin.read()
 """

@@ -74,9 +74,9 @@ def write_task(folder: Path, task: str = TASK, signature: str = SIGNATURE) -> Pa
     return folder
 
 
-def scripted_lm(answer: Callable[[str], str], **settings: Any) -> LocalLM:
+def scripted_lm(answer: Callable[[str], str], name: str = "scripted", **settings: Any) -> LocalLM:
     """A language model over a function from the whole request to what the model says."""
-    engine = ScriptedEngine(answer)
+    engine = ScriptedEngine(answer, name)
     given = {"cache": False, **settings}
     return LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, **given)
 
