@@ -12,6 +12,8 @@ from dspy.clients.engines.base import validate_request
 
 from dspy_toolkit.engine.chat import Turn
 from dspy_toolkit.engine.output import Piece, Score
+from dspy_toolkit.engine.refusals import EngineStopped, QueueFull, TooLarge, TooLate
+from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.weighing import Choice, read_choices
 
 Request: TypeAlias = lm15.Request
@@ -412,6 +414,19 @@ def too_long(prompt_tokens: int, context: int) -> lm15.ContextLengthError:
 def server_error(message: str) -> lm15.ServerError:
     """The engine failed; the same call may succeed when made again."""
     return lm15.ServerError(message, provider="mlx")
+
+
+def failure(error: BaseException) -> lm15.LM15Error:
+    """What a caller hears of an error inside the engine."""
+    if isinstance(error, QueueFull):
+        return lm15.RateLimitError(str(error), provider="mlx")
+    if isinstance(error, TooLarge):
+        return invalid(str(error))
+    if isinstance(error, TooLate):
+        return lm15.TimeoutError(str(error), provider="mlx")
+    if isinstance(error, EngineStopped):
+        return server_error(str(error))
+    return server_error(f"the engine failed: {one_line(error)}")
 
 
 def closed() -> lm15.ConfigurationError:

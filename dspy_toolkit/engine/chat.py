@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import TemplateError
 
+from dspy_toolkit.engine.encoding import PromptEncoder
 from dspy_toolkit.engine.output import Kind, Markers
 
 Turn = dict[str, Any]
@@ -32,9 +32,7 @@ class Chat:
     def __init__(self, tokenizer: Any, variables: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
         self._variables = dict(variables)
-        # Fast tokenizers raise "Already borrowed" when two threads encode while one changes
-        # their settings, which encoding itself does.
-        self._lock = threading.Lock()
+        self._encoder = PromptEncoder(tokenizer)
 
     @property
     def takes_tools(self) -> bool:
@@ -98,9 +96,7 @@ class Chat:
 
     def encode(self, prompt: str, raw: bool = False) -> list[int]:
         """Tokenize a rendered prompt, which has its own beginning-of-text token, or a raw text."""
-        special = raw or not self._tokenizer.has_chat_template
-        with self._lock:
-            return list(self._tokenizer.encode(prompt, add_special_tokens=special))
+        return self._encoder.encode(prompt, raw or not self._tokenizer.has_chat_template)
 
     def token_text(self, token: int) -> str:
         """A single token as text."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
+from dspy_toolkit.contract import gives_up_at
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
 from dspy_toolkit.engine.embedding import NoHiddenStates
@@ -17,13 +18,14 @@ from dspy_toolkit.engine.grammar import Grammar, GrammarBroken
 from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
 from dspy_toolkit.engine.output import OutputReader
 from dspy_toolkit.engine.pool import Lease
+from dspy_toolkit.engine.refusals import EngineStopped
 from dspy_toolkit.engine.running import RunningCall
 from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Message, Sequence
 from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.start import Facts
 from dspy_toolkit.engine.stats import Counts
-from dspy_toolkit.engine.worker import EngineStopped, Worker
+from dspy_toolkit.engine.worker import Worker
 from dspy_toolkit.errors import IntegrityError
 from dspy_toolkit.events import EngineSampled
 
@@ -249,6 +251,7 @@ class MlxEngine:
             sink=sink,
             streaming=streaming,
             logprobs=ask.logprobs,
+            gives_up_at=gives_up_at.get(),
             grammar=None if ask.schema is None else self._grammar(ask.schema, text),
             choices=ask.choices,
         )

@@ -48,7 +48,7 @@ def open_engine(
     read_config(source.folder)
     identity = identify(source, options, settings)
     device = identity.device
-    speed = (options.rows, options.prefill_rows, options.prefill_tokens, options.prefix_bytes)
+    speed = options.speed
     began = time.perf_counter()
     opened = lease(
         (identity.files, device.name, device.dtype, speed),

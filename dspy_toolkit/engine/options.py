@@ -26,6 +26,9 @@ class EngineOptions:
             CPU, where longer slices spend more on attention they mask out, else 2048.
         prefix_bytes: most memory for prefixes of earlier prompts, so that they need not be read
             again; 0 keeps none, None takes a tenth of the device's memory.
+        row_bytes: most memory for the tokens of calls that run, those of stored prefixes not
+            counted; None takes half of what the device has left when the model is loaded.
+        queue: most calls that wait for their turn; one more is refused.
         max_tokens: longest answer of a call that names none.
         temperature: 0 takes the likeliest token every time.
         top_p: smallest set of tokens holding this share of the probability; 1 keeps all.
@@ -44,6 +47,8 @@ class EngineOptions:
     prefill_rows: int = 8
     prefill_tokens: int | None = None
     prefix_bytes: int | None = None
+    row_bytes: int | None = None
+    queue: int = 1024
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -66,6 +71,11 @@ class EngineOptions:
         """The options that change an answer, without those that only change speed."""
         values = {name: getattr(self, name) for name in _GENERATION}
         return {**values, "template": dict(self.template)}
+
+    @property
+    def speed(self) -> tuple[Any, ...]:
+        """The options that decide how a model runs, but not what it answers."""
+        return tuple(getattr(self, name) for name in _SPEED)
 
     def dump(self) -> dict[str, Any]:
         """The options that differ from the defaults, as JSON values."""
@@ -134,6 +144,8 @@ _RULES: dict[str, Rule] = {
     "prefix_bytes": Rule(
         "a whole number of at least 0, or None", lambda value: value is None or _whole(value, 0)
     ),
+    "row_bytes": _OPEN_COUNT,
+    "queue": _count(0),
     "max_tokens": _count(1),
     "temperature": _span(0.0, 2.0),
     "top_p": _span(0.0, 1.0),
@@ -141,6 +153,7 @@ _RULES: dict[str, Rule] = {
     **SAMPLING_RULES,
     "template": Rule("a mapping", lambda value: isinstance(value, Mapping)),
 }
+_SPEED = ("rows", "prefill_rows", "prefill_tokens", "prefix_bytes", "row_bytes", "queue")
 _GENERATION = (
     "context",
     "max_tokens",

@@ -44,6 +44,11 @@ class PlainStepper:
         """The sequences being read or decoded, oldest first."""
         return list(self._rows.values())
 
+    @property
+    def waiting(self) -> int:
+        """Sequences beyond those that can decode together."""
+        return max(0, len(self._rows) - self._options.rows)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, from its beginning or from where it was when it was removed."""
         (uid,) = self._generator.insert(

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
@@ -47,6 +48,7 @@ class Runner:
         cpu: whether it runs on a CPU.
 
     Attributes:
+        token_bytes: memory of one token's keys and values in all layers.
         copies: why rows look back at a copy of what they share, or None where they share it.
 
     Raises:
@@ -63,11 +65,17 @@ class Runner:
         self._last = _wrapped_norm(model)
         self.slots = Slots(len(caches))
         bind(model)
+        self.token_bytes = 0
         self.copies = _try_out(self, model, lend=True)
         if self.copies is not None:
             refused = _try_out(self, model, lend=False)
             if refused is not None:
                 raise Unshareable(refused)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the model's weights."""
+        return sum(int(array.nbytes) for _, array in tree_flatten(self.model.parameters()))
 
     def run(
         self, slots: Sequence[int], tokens: Sequence[Sequence[int]], every: bool = False
@@ -146,6 +154,7 @@ def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
         mx.eval(runner.run([first], [rows[0][:2]]))
         stretch = slots.copy(first, 0, 2)
         mx.eval(stretch)
+        runner.token_bytes = stretch_bytes(stretch) // 2
         slots.free(first)
         tree: PrefixTree[Stretch] = PrefixTree(stretch_bytes(stretch), stretch_bytes, split_stretch)
         tree.insert([1, 2], lambda begin: stretch)

@@ -8,11 +8,11 @@ from typing import Any
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat
 from dspy_toolkit.engine.flights import Flight
+from dspy_toolkit.engine.refusals import EngineStopped, QueueFull
 from dspy_toolkit.engine.sequence import Failed, Finished, Message, Sequence
-from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.start import Facts
 from dspy_toolkit.engine.tools import read_calls
-from dspy_toolkit.engine.worker import EngineStopped, Worker
+from dspy_toolkit.engine.worker import Worker
 from dspy_toolkit.events import GenerationFinished, current_run, emit
 
 
@@ -42,9 +42,9 @@ class RunningCall:
         """Hand the call to the engine thread, or hear an equal one that is there already."""
         try:
             self._flight = self._worker.facts.flights.board(self._sequence, self._worker)
-        except EngineStopped as error:
+        except (EngineStopped, QueueFull) as error:
             self.done = True
-            raise bridge.server_error(str(error)) from None
+            raise bridge.failure(error) from None
 
     def response(self, message: Message) -> bridge.Response:
         """The whole answer, from the one message of a call that does not stream."""
@@ -69,9 +69,7 @@ class RunningCall:
     def _finished(self, message: Message) -> Finished:
         self.done = True
         if isinstance(message, Failed):
-            raise bridge.server_error(f"the engine failed: {one_line(message.error)}") from (
-                message.error
-            )
+            raise bridge.failure(message.error) from message.error
         if not isinstance(message, Finished):
             raise AssertionError(f"a call that does not stream was sent {message!r}")
         if self._flight is not None and self._worker.facts.flights.first(self._flight):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,9 @@ class Sequence:
             drawn one.
         grammar: what the answer is held to, or None.
         choices: places in the answer where options are to be weighed; they need a grammar.
+        gives_up_at: when the caller stops waiting, by `time.monotonic`.
         cancelled: set by the caller, from any thread, when nobody waits for the answer any more.
+        submitted, begun, first: when it was made, left the queue, and gave its first token.
         reused: tokens of the prompt that were not read, because another call had read them.
     """
 
@@ -92,12 +95,14 @@ class Sequence:
     logprobs: int | None = None
     grammar: Grammar | None = None
     choices: tuple[Choice, ...] = ()
+    gives_up_at: float = math.inf
     cancelled: bool = False
     reused: int = 0
     answer: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     weights: Weights = field(default_factory=dict)
     submitted: float = field(default_factory=time.perf_counter)
+    begun: float | None = None
     first: float | None = None
     ended: bool = False
 

@@ -161,6 +161,27 @@ class Slots:
         for layer in self.layers:
             layer.keys = layer.values = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+        return sum(array.nbytes for array in self.arrays())
+
+    def room_for(self, rows: int, tokens: int) -> int:
+        """Tokens in all that there would be memory for, had `rows` rows up to so many each."""
+        return _rounded_rows(rows) * _rounded_tokens(tokens)
+
+    def compact(self) -> dict[int, int]:
+        """Move rows together and give up memory that they do not need: new slots by old ones."""
+        used = [slot for slot, length in enumerate(self.lengths) if length is not None]
+        self.lengths = [self.lengths[slot] for slot in used]
+        self.lent = [self.lent[slot] for slot in used]
+        longest = max((length or 0 for length in self.lengths), default=0)
+        self.room = (_rounded_rows(len(used)), _rounded_tokens(longest))
+        places = mx.array((used + [0] * self.room[0])[: self.room[0]])
+        for layer in self.layers:
+            layer.keep(places, self.room[1])
+        return {slot: place for place, slot in enumerate(used)}
+
     def aim(self, slots: Sequence[int], width: int) -> None:
         """Choose the rows, in this order, that the next step of the model is for.
 
@@ -192,10 +213,9 @@ class Slots:
         return mx.array((starts[:, None] + np.arange(width, dtype=np.int32))[:, None, :, None])
 
     def _make_room(self, tokens: int) -> None:
-        rows = 1 << (len(self.lengths) - 1).bit_length()
         self.room = (
-            max(self.room[0], rows),
-            max(self.room[1], -(-tokens // _GROWTH) * _GROWTH),
+            max(self.room[0], _rounded_rows(len(self.lengths))),
+            max(self.room[1], _rounded_tokens(tokens)),
         )
 
     def mask(self, window: int | None) -> mx.array | str | None:
@@ -291,6 +311,13 @@ class LayerSlots:
         first, last = slots.chosen[0], slots.chosen[-1] + 1
         return self.keys[first:last, :, : slots.end], self.values[first:last, :, : slots.end]
 
+    def keep(self, places: mx.array, tokens: int) -> None:
+        """Keep these rows alone, in this order, and no more than so many tokens of each."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (
+                mx.contiguous(held[places, :, :tokens]) for held in (self.keys, self.values)
+            )
+
     def put(self, slot: int, begin: int, keys: mx.array, values: mx.array) -> None:
         self._reserve(keys, values)
         assert self.keys is not None
@@ -358,6 +385,14 @@ def spans(lent: Sequence[Lent | None]) -> list[Span]:
             found.append(Span(None if len(rows) == len(lent) else rows, stretch, begin, end))
             begin = end
     return found
+
+
+def _rounded_rows(rows: int) -> int:
+    return 1 << (max(1, rows) - 1).bit_length()
+
+
+def _rounded_tokens(tokens: int) -> int:
+    return max(1, -(-tokens // _GROWTH)) * _GROWTH
 
 
 def _grown(held: mx.array | None, like: mx.array, rows: int, tokens: int) -> mx.array:

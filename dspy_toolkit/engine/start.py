@@ -88,4 +88,4 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         )
         return facts, batch
 
-    return Worker(load, source.name)
+    return Worker(load, source.name, options.queue)

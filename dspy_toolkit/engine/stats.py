@@ -1,4 +1,4 @@
-"""Counts of what an engine has done, which do not depend on the machine it did it on."""
+"""Counts of what an engine has done; but for time and memory no machine changes them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ class Counts:
         weighed: tokens that went through the model only to weigh options.
         runs: times the model was run.
         rows_run: rows that took part in all runs together.
+        begun: calls that have left the queue.
+        queue_s: how long these waited in it, together, in seconds.
+        preempted: times a call had to give its memory to others, and was read again later.
+        given_up: calls dropped because nobody waited for them any more.
+        refused: calls refused because too many waited.
+        prefix_bytes: what stored prefixes take now.
+        row_bytes: what the tokens of running calls take now.
     """
 
     read: int = 0
@@ -28,6 +35,13 @@ class Counts:
     weighed: int = 0
     runs: int = 0
     rows_run: int = 0
+    begun: int = 0
+    queue_s: float = 0.0
+    preempted: int = 0
+    given_up: int = 0
+    refused: int = 0
+    prefix_bytes: int = 0
+    row_bytes: int = 0
 
     @property
     def rows_per_run(self) -> float:

@@ -6,6 +6,7 @@ being read than is stored waits for that row, so that a burst of calls reads its
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
 from dspy_toolkit.engine.prefix_tree import Match, PrefixTree, worth_holding
+from dspy_toolkit.engine.refusals import TooLarge
 from dspy_toolkit.engine.runner import Runner
 from dspy_toolkit.engine.scoring import Asked, score
 from dspy_toolkit.engine.sequence import Drawn, Sequence
@@ -46,6 +48,7 @@ class _Row:
         tokens: all that are known, prompt and answer.
         done: how many of them the model has seen.
         reads: whether the prompt is not stored yet.
+        seated: how many rows were given a slot before it, the last time.
         waits_for: a row that reads what this one begins with.
         found: what was stored of its beginning when it was let in.
         ready: answer tokens that need no run of the model.
@@ -57,6 +60,7 @@ class _Row:
     slot: int = -1
     done: int = 0
     reads: bool = True
+    seated: int = 0
     waits_for: _Row | None = None
     found: Match[Stretch] = _NOTHING
     ready: list[Drawn] = field(default_factory=list)
@@ -89,6 +93,9 @@ class Stepper:
         self._stream = mx.new_stream(device.kind)
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
+        self._seats = 0
+        left = (device.memory_bytes - runner.weight_bytes) // 2
+        self._row_bytes = max(left, 1) if options.row_bytes is None else options.row_bytes
         self.counts = Counts()
 
     @property
@@ -96,8 +103,24 @@ class Stepper:
         """The sequences being read or decoded, oldest first."""
         return [row.sequence for row in (*self._rows, *self._waiting)]
 
+    @property
+    def waiting(self) -> int:
+        """Sequences that have no row yet."""
+        return len(self._waiting)
+
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence, from its beginning or from where it was when it was removed."""
+        """Queue a sequence, from its beginning or from where it was when it was removed.
+
+        Raises:
+            TooLarge: it may need more memory than there is when it runs alone.
+        """
+        most = len(sequence.prompt) + sequence.max_tokens
+        if not self._fits(1, most):
+            raise TooLarge(
+                f"the call may need {1e-9 * most * self._runner.token_bytes:.2f} GB for its {most} "
+                f"tokens and calls may use {1e-9 * self._row_bytes:.2f} GB; shorten the prompt, "
+                "ask for fewer max_tokens, or raise the engine option row_bytes"
+            )
         chooser = Chooser(sequence)
         row = _Row(sequence, chooser, sequence.prompt + sequence.answer)
         forced = chooser.forced()
@@ -119,12 +142,15 @@ class Stepper:
         """Run the model for the rows that are due, and draw for those that have been read."""
         with mx.stream(self._stream):
             self._admit()
+            self._keep_within_memory()
             drawn = [(row.sequence, token) for row in self._rows for token in row.ready]
             for row in self._rows:
                 row.ready = []
             running = [row for row in self._rows if not row.chooser.ended]
             for group in plan([len(row.tokens) - row.done for row in running], self._limits):
                 drawn += self._advance(running, group)
+        self.counts.prefix_bytes = self._tree.stored_bytes
+        self.counts.row_bytes = self._runner.slots.nbytes
         return drawn
 
     def embed(self, tokens: list[int]) -> list[float]:
@@ -158,8 +184,13 @@ class Stepper:
                 break
             if row.waits_for is not None and row.waits_for.reads:
                 continue
-            found = self._tree.match(row.tokens[: row.matchable])
-            row.waits_for = self._leader(row.tokens[: row.matchable], found.length + _WORTH_WAITING)
+            known = row.tokens[: row.matchable]
+            found = self._tree.match(known)
+            if self._rows and not self._fits(
+                len(self._rows) + 1, self._widest(len(row.tokens) - found.length)
+            ):
+                break
+            row.waits_for = self._leader(known, found.length + _WORTH_WAITING)
             if row.waits_for is None:
                 self._waiting.remove(row)
                 row.found = found
@@ -169,12 +200,46 @@ class Stepper:
         for row, length in zip(admitted, lengths, strict=True):
             self._seat(row, length)
 
+    def _fits(self, rows: int, tokens: int) -> bool:
+        """Whether there is memory for so many rows with so many tokens of their own."""
+        needed = self._runner.slots.room_for(rows, tokens) * self._runner.token_bytes
+        return needed <= self._row_bytes
+
+    def _widest(self, tokens: int = 0) -> int:
+        """Places that the next step may need in each slot, with a row of so many tokens more."""
+        slots = self._runner.slots
+        own = [slots.lengths[row.slot] or 0 for row in self._rows if row.slot >= 0]
+        slices = [len(row.tokens) - row.done for row in self._rows]
+        width = min(max([1, tokens, *slices]), self._limits.slice_tokens)
+        return max([*own, tokens - width]) + width
+
+    def _keep_within_memory(self) -> None:
+        """Have the rows that came last wait again while the next step would need too much."""
+        slots = self._runner.slots
+        while len(self._rows) > 1 and not self._fits(len(self._rows), self._widest()):
+            last = max(self._rows, key=lambda row: row.seated)
+            self._rows.remove(last)
+            slots.free(last.slot)
+            last.slot, last.done = -1, 0
+            self._waiting.appendleft(last)
+            self.counts.preempted += 1
+        if None in slots.lengths:
+            places = slots.compact()
+            for row in self._rows:
+                row.slot = places[row.slot]
+
     def _seat(self, row: _Row, length: int) -> None:
         """Give a row a slot, and the first `length` tokens of what is stored for it."""
         hold = self._tree.hold(row.tokens[:length])
         lent = Lent(hold, _WORTH_LENDING if self._runner.copies is None else length + 1)
         row.slot = self._runner.slots.take(lent)
         row.done = length
+        row.seated = self._seats
+        self._seats += 1
+        if row.sequence.begun is None:
+            row.sequence.begun = time.perf_counter()
+            self.counts.begun += 1
+            self.counts.queue_s += row.sequence.begun - row.sequence.submitted
         row.sequence.reused = min(length, len(row.sequence.prompt))
         self.counts.reused += length
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
+from dspy_toolkit.engine.refusals import EngineStopped, QueueFull, TooLate
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
 from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.events import EngineDied, emit
@@ -32,6 +34,9 @@ class Rows(Protocol):
     @property
     def rows(self) -> list[Sequence]: ...
 
+    @property
+    def waiting(self) -> int: ...
+
     def add(self, sequence: Sequence) -> None: ...
 
     def remove(self, sequence: Sequence) -> None: ...
@@ -43,10 +48,6 @@ class Rows(Protocol):
     def reset(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-class EngineStopped(RuntimeError):
-    """The engine thread has ended; the message says why."""
 
 
 Facts = TypeVar("Facts")
@@ -79,12 +80,17 @@ class Worker(Generic[Facts]):
         load: called on the thread; returns what callers may know of the model, and an empty
             batch, which alone holds the model, so that closing the thread frees it.
         name: of the model, for people.
+        queue: most calls that may wait.
 
     Raises:
         Whatever `load` raises.
     """
 
-    def __init__(self, load: Callable[[], tuple[Facts, Rows]], name: str) -> None:
+    def __init__(
+        self, load: Callable[[], tuple[Facts, Rows]], name: str, queue: int = 1024
+    ) -> None:
+        self._queue = queue
+        self._refused = 0
         self._inbox: Inbox = SimpleQueue()
         self._lock = threading.Lock()
         self._reason: str | None = None
@@ -115,14 +121,23 @@ class Worker(Generic[Facts]):
     @property
     def counts(self) -> Counts:
         """What was done so far."""
-        return Counts() if self._serving is None else replace(self._serving.counts)
+        counts = Counts() if self._serving is None else self._serving.counts
+        return replace(counts, refused=self._refused)
 
     def submit(self, sequence: Sequence) -> None:
         """Hand a sequence over; its sink hears the end.
 
         Raises:
             EngineStopped: the thread has ended, or lives in another process.
+            QueueFull: too many calls wait.
         """
+        waiting = self._inbox.qsize() + (0 if self._serving is None else self._serving.waiting)
+        if waiting > self._queue:
+            self._refused += 1
+            raise QueueFull(
+                f"{waiting} calls wait for this model and the queue takes {self._queue}; try again "
+                "later, make fewer calls at once, or raise the engine option queue"
+            )
         self._put(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
@@ -217,12 +232,18 @@ class _Serving:
         return len(self._batch.rows) + len(self._suspects) + len(self._waiting)
 
     @property
+    def waiting(self) -> int:
+        """Sequences that nothing was done for yet."""
+        return len(self._waiting) + self._batch.waiting
+
+    @property
     def counts(self) -> Counts:
         return self._batch.counts
 
     def run(self) -> None:
         """Take, admit, step, hand back, until told to end."""
         while self._take(wait=not (self._batch.rows or self._waiting or self._suspects)):
+            self._drop_late()
             self._admit()
             if not self._batch.rows:
                 continue
@@ -265,6 +286,15 @@ class _Serving:
             else:
                 self._waiting.append(item)
         return True
+
+    def _drop_late(self) -> None:
+        """Free the rows of callers who have stopped waiting."""
+        now = time.monotonic()
+        held = (*self._batch.rows, *self._waiting, *self._suspects)
+        for sequence in [each for each in held if each.gives_up_at <= now]:
+            self._drop(sequence)
+            self.counts.given_up += 1
+            sequence.fail(TooLate("the caller has stopped waiting"))
 
     def _drop(self, sequence: Sequence) -> None:
         for queue in (self._waiting, self._suspects):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from dspy import lm15
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.contract import gives_up_at
 from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from tests.conformance.engine_contract import ask
@@ -165,3 +168,61 @@ def test_a_model_whose_memory_cannot_be_cut_says_so_and_answers_all_the_same(
     assert reason == "its memory (RotatingKVCache) cannot be cut at any token"
     assert [response.text for response in responses] == expected
     assert (stats.read, stats.reused) == lengths(responses)
+
+
+def test_when_memory_is_short_calls_take_turns_and_say_the_same(
+    model_folder: Path, settings: Settings
+) -> None:
+    texts = prompts(12)
+    expected = [text for text, _ in reference(model_folder, texts, 60)]
+    # A token takes 2 layers * 2 * 2 heads * 16 numbers of 4 bytes; three rows of 256 fit.
+    options = EngineOptions(max_tokens=60, row_bytes=3 * 256 * 512, prefix_bytes=0)
+    engine = open_engine(str(model_folder), options, settings)
+    said = [r.text for r in at_once(engine, [ask(text, "You answer.") for text in texts])]
+    stats = engine.stats()
+    with pytest.raises(lm15.InvalidRequestError, match="raise the engine option row_bytes"):
+        engine.complete(ask(" ".join(texts[:3]), max_tokens=400))
+    engine.close()
+
+    assert said == expected
+    assert stats.preempted > 0
+    assert stats.row_bytes <= 3 * 256 * 512
+    assert (stats.begun, stats.refused) == (12, 0)
+
+
+def test_a_call_beyond_the_queue_is_refused_as_one_to_try_again(
+    model_folder: Path, settings: Settings
+) -> None:
+    engine = open_engine(str(model_folder), EngineOptions(queue=0, rows=1), settings)
+    gate, reached = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        gate.wait(60)
+
+    engine._worker.post(hold)
+    reached.wait(60)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(engine.complete, ask("Hello", max_tokens=2))
+        while not engine._worker._inbox.qsize():
+            pass
+        with pytest.raises(lm15.RateLimitError) as refusal:
+            engine.complete(ask("Hello again", max_tokens=2))
+        gate.set()
+        answered = first.result().usage.output_tokens
+    engine.close()
+
+    assert isinstance(refusal.value, lm15.RETRYABLE_ERRORS)
+    assert answered
+
+
+def test_a_call_that_nobody_waits_for_any_more_ends(fresh: MlxEngine) -> None:
+    waits = gives_up_at.set(time.monotonic())
+    try:
+        with pytest.raises(lm15.TimeoutError, match="the caller has stopped waiting"):
+            fresh.complete(ask("Hello"))
+    finally:
+        gives_up_at.reset(waits)
+
+    assert fresh.complete(ask("Hello")).usage.output_tokens
+    assert fresh.stats().given_up == 1

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from dspy_toolkit.engine.output import Markers, OutputReader, text_of
+from dspy_toolkit.engine.refusals import EngineStopped, QueueFull, TooLate
 from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Message, Sequence
 from dspy_toolkit.engine.stats import Counts
-from dspy_toolkit.engine.worker import EngineStopped, Worker
+from dspy_toolkit.engine.worker import Worker
 from dspy_toolkit.events import EngineDied, Event, subscribed
 
 PATIENCE_S = 20.0
@@ -43,6 +45,10 @@ class Echo:
         self.counts = Counts()
         self.closed = False
         self._gate = gate
+
+    @property
+    def waiting(self) -> int:
+        return 0
 
     def add(self, sequence: Sequence) -> None:
         if ord("?") in sequence.prompt:
@@ -78,8 +84,8 @@ class Echo:
         return backwards[len(row.answer)]
 
 
-def start(rows: Echo) -> Worker[str]:
-    return Worker(lambda: ("facts", rows), "echo")
+def start(rows: Echo, queue: int = 100) -> Worker[str]:
+    return Worker(lambda: ("facts", rows), "echo", queue)
 
 
 def say(text: str, sink: Any, **fields: Any) -> Sequence:
@@ -242,3 +248,39 @@ def test_a_question_is_answered_on_the_thread_and_fails_alone() -> None:
     worker.close()
     with pytest.raises(EngineStopped):
         worker.ask(lambda batch: None)
+
+
+def test_one_call_more_than_the_queue_takes_is_refused_and_the_others_are_answered() -> None:
+    gate, reached = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        gate.wait(PATIENCE_S)
+
+    worker = start(Echo(), queue=2)
+    worker.post(hold)
+    reached.wait(PATIENCE_S)
+    inboxes = [submit(worker, text) for text in ("ab", "cd", "ef")]
+    with pytest.raises(QueueFull, match="3 calls wait for this model and the queue takes 2"):
+        submit(worker, "gh")
+    gate.set()
+    said = [outcome(inbox) for inbox in inboxes]
+    late = outcome(submit(worker, "ij"))
+    refused = worker.counts.refused
+    worker.close()
+
+    assert said == ["ba", "dc", "fe"]
+    assert (late, refused) == ("ji", 1)
+
+
+def test_a_call_whose_caller_has_stopped_waiting_is_dropped_and_frees_its_row() -> None:
+    rows = Echo()
+    worker = start(rows)
+    endless = submit(worker, "~", gives_up_at=time.monotonic())
+    message = endless.get(timeout=PATIENCE_S)
+    other = outcome(submit(worker, "ab", gives_up_at=time.monotonic() + PATIENCE_S))
+    worker.close()
+
+    assert isinstance(message, Failed)
+    assert isinstance(message.error, TooLate)
+    assert (other, rows.rows, worker.counts.given_up) == ("ba", [], 1)
