@@ -26,12 +26,15 @@ class Shared:
 
     Attributes:
         rows: places of these rows in the step, or None for all of them.
-        keys, values: (1, shared heads, tokens, size), seen wholly by every query of the rows.
+        keys, values: (1, shared heads, tokens, size).
+        mask: booleans, (rows, 1, width, tokens), False where a query does not see a token; or None
+            where all see all.
     """
 
     rows: list[int] | None
     keys: mx.array
     values: mx.array
+    mask: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def attend(
     grouped = (rows, keys.shape[1], heads // keys.shape[1] * width, size)
     stacked = (_float(queries) * scale).reshape(grouped)
     scores = [_masked(stacked @ _float(keys).swapaxes(-1, -2), width, mask)]
-    scores += [_stack(stacked, each.rows) @ _float(each.keys).swapaxes(-1, -2) for each in shared]
+    for each in shared:
+        score = _stack(stacked, each.rows) @ _float(each.keys).swapaxes(-1, -2)
+        scores.append(_hidden(score, each.mask))
     if numpy:
         mx.eval(scores)
     parts = []
@@ -115,6 +120,15 @@ def _masked(scores: mx.array, width: int, mask: mx.array | str | None) -> mx.arr
     by_head = scores.reshape(rows, shared * queries // width, width, places)
     hidden = mx.where(mask, by_head, mx.finfo(scores.dtype).min)
     return hidden.reshape(scores.shape)
+
+
+def _hidden(scores: mx.array, mask: mx.array | None) -> mx.array:
+    """A stretch's scores, (1, shared heads, rows * queries, tokens), without what is hidden."""
+    if mask is None:
+        return scores
+    rows, _, width, tokens = mask.shape
+    by_row = scores.reshape(scores.shape[1], rows, -1, width, tokens)
+    return mx.where(mask, by_row, mx.finfo(scores.dtype).min).reshape(scores.shape)
 
 
 def _stack(grouped: mx.array, rows: list[int] | None) -> mx.array:

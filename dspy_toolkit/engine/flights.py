@@ -60,6 +60,8 @@ class Flights:
                 for message in flight.sent:
                     sequence.sink(message)
                 flight.sinks.append(sequence.sink)
+                first = flight.sequence
+                first.gives_up_at = max(first.gives_up_at, sequence.gives_up_at)
                 return flight
             flight = Flight(key, sequence)
             flight.sinks.append(sequence.sink)

@@ -52,7 +52,7 @@ def open_engine(
     began = time.perf_counter()
     opened = lease(
         (identity.files, device.name, device.dtype, speed),
-        lambda: start_worker(source, options, device),
+        lambda: start_worker(source, options, device, identity.files, settings.home),
     )
     if opened.fresh:
         emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began))

@@ -26,6 +26,8 @@ class EngineOptions:
             CPU, where longer slices spend more on attention they mask out, else 2048.
         prefix_bytes: most memory for prefixes of earlier prompts, so that they need not be read
             again; 0 keeps none, None takes a tenth of the device's memory.
+        prefix_disk_bytes: most that is kept of such prefixes in the home folder when the model is
+            closed, to be there when it is opened again; 0 keeps none.
         row_bytes: most memory for the tokens of calls that run, those of stored prefixes not
             counted; None takes half of what the device has left when the model is loaded.
         queue: most calls that wait for their turn; one more is refused.
@@ -47,6 +49,7 @@ class EngineOptions:
     prefill_rows: int = 8
     prefill_tokens: int | None = None
     prefix_bytes: int | None = None
+    prefix_disk_bytes: int = 0
     row_bytes: int | None = None
     queue: int = 1024
     max_tokens: int = 1024
@@ -144,6 +147,7 @@ _RULES: dict[str, Rule] = {
     "prefix_bytes": Rule(
         "a whole number of at least 0, or None", lambda value: value is None or _whole(value, 0)
     ),
+    "prefix_disk_bytes": _count(0),
     "row_bytes": _OPEN_COUNT,
     "queue": _count(0),
     "max_tokens": _count(1),
@@ -153,7 +157,15 @@ _RULES: dict[str, Rule] = {
     **SAMPLING_RULES,
     "template": Rule("a mapping", lambda value: isinstance(value, Mapping)),
 }
-_SPEED = ("rows", "prefill_rows", "prefill_tokens", "prefix_bytes", "row_bytes", "queue")
+_SPEED = (
+    "rows",
+    "prefill_rows",
+    "prefill_tokens",
+    "prefix_bytes",
+    "prefix_disk_bytes",
+    "row_bytes",
+    "queue",
+)
 _GENERATION = (
     "context",
     "max_tokens",

@@ -9,7 +9,7 @@ in two, its holders hold both.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -150,6 +150,20 @@ class PrefixTree(Generic[Payload]):
         self._children(parent)[leaf.tokens[0]] = leaf
         self.stored_bytes += cost
         self._touch([*nodes, leaf])
+
+    def latest(self) -> Iterator[tuple[list[int], int, Payload]]:
+        """Every stretch, latest used first, and after those that come before it.
+
+        Yields:
+            All tokens up to its end, how many of these come before it, and what is stored.
+        """
+        for node in reversed(list(self._order)):
+            path, above = [node], node.parent
+            while above is not None:
+                path.append(above)
+                above = above.parent
+            tokens = [token for each in reversed(path) for token in each.tokens]
+            yield tokens, len(tokens) - len(node.tokens), node.payload
 
     def clear(self) -> None:
         """Forget everything; holds keep what they hold, outside of the tree."""

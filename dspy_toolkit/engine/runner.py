@@ -10,34 +10,44 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.seams import bind, on_cpu
 from dspy_toolkit.engine.slots import Lent, Slots, Stretch, split_stretch, stretch_bytes
 from dspy_toolkit.engine.source import one_line
 
+# Shorter stretches are copied: looking back at one more stretch costs more in every step.
+_LEAST_LENT = 128
+_NEVER = 1 << 62
+
 
 class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
-    """Stands before a model's last norm and lets one token of each row through.
+    """Stands around a part of a model and lets one token of each row through to it.
 
-    The projection to the vocabulary is the dearest layer of a small model; of all the tokens that
-    are read, only the last one's scores are wanted.
+    Of all the tokens that are read, only the last one's scores are wanted: what comes after the
+    last layer's keys and values, and the projection to the vocabulary most of all, need not be
+    computed for the others.
 
     Attributes:
         ends: places of these tokens, (rows, 1, 1), or None to let all through.
     """
 
-    def __init__(self, norm: Any) -> None:
+    def __init__(self, part: Any, spread: bool) -> None:
         super().__init__()
-        self.norm = norm
+        self.part = part
         self.ends: mx.array | None = None
+        self._spread = spread
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        if self.ends is not None:
-            hidden = mx.take_along_axis(hidden, self.ends, axis=1)
-        normed: mx.array = self.norm(hidden)
-        return normed
+        """What the part makes of these tokens, (rows, 1, size), or spread over all places."""
+        if self.ends is None:
+            out: mx.array = self.part(hidden)
+            return out
+        out = self.part(mx.take_along_axis(hidden, self.ends, axis=1))
+        if self._spread:
+            out = mx.broadcast_to(out, (*hidden.shape[:2], out.shape[2]))
+        return out
 
 
 class Runner:
@@ -49,6 +59,7 @@ class Runner:
 
     Attributes:
         token_bytes: memory of one token's keys and values in all layers.
+        least_lent: shorter stretches of what rows share are copied.
         copies: why rows look back at a copy of what they share, or None where they share it.
 
     Raises:
@@ -57,20 +68,29 @@ class Runner:
 
     def __init__(self, model: Any, cpu: bool) -> None:
         caches = make_prompt_cache(model)
-        odd = {type(cache).__name__ for cache in caches if type(cache) is not KVCache}
+        odd = {type(cache).__name__ for cache in caches if not _cuttable(cache)}
         if odd:
             raise Unshareable(f"its memory ({', '.join(sorted(odd))}) cannot be cut at any token")
+        windows = [cache.max_size if type(cache) is not KVCache else None for cache in caches]
         self.model = model
         self._cpu = cpu
-        self._last = _wrapped_norm(model)
-        self.slots = Slots(len(caches))
+        self._norm = _around_last_norm(model)
+        self._ended = [part for part in (self._norm, _around_last_mlp(model)) if part is not None]
+        self.slots = Slots(windows)
         bind(model)
         self.token_bytes = 0
+        # Copied tokens lie out of order, of which a window would have to know.
+        self.least_lent = 1 if any(windows) else _LEAST_LENT
+        self.slots.layers[-1].narrow = True
         self.copies = _try_out(self, model, lend=True)
+        if self.copies is not None:
+            self._narrow_no_more()
+            self.copies = _try_out(self, model, lend=True)
         if self.copies is not None:
             refused = _try_out(self, model, lend=False)
             if refused is not None:
                 raise Unshareable(refused)
+            self.least_lent = _NEVER
 
     @property
     def weight_bytes(self) -> int:
@@ -101,39 +121,64 @@ class Runner:
         self, slots: Sequence[int], inputs: mx.array, counts: Sequence[int], every: bool = False
     ) -> mx.array:
         """The same over an array (rows, width), of which each row's first `counts` are real."""
-        self.slots.aim(slots, inputs.shape[1])
         ends = None
         if inputs.shape[1] > 1 and not every:
-            ends = mx.array([count - 1 for count in counts])[:, None, None]
-        if self._last is not None:
-            self._last.ends = ends
+            ends = [count - 1 for count in counts]
+        self.slots.aim(slots, inputs.shape[1], ends)
+        places = None if ends is None else mx.array(ends)[:, None, None]
+        for part in self._ended:
+            part.ends = places
         with on_cpu() if self._cpu else nullcontext():
             logits: mx.array = self.model(inputs, cache=self.slots.layers)
-        if self._last is not None:
-            self._last.ends = None
-        elif ends is not None:
-            logits = mx.take_along_axis(logits, ends, axis=1)
+        for part in self._ended:
+            part.ends = None
+        if self._norm is None and places is not None:
+            logits = mx.take_along_axis(logits, places, axis=1)
         for slot, count in zip(slots, counts, strict=True):
             self.slots.advance(slot, count)
         return logits if every else logits[:, 0]
+
+    def _narrow_no_more(self) -> None:
+        self.slots.layers[-1].narrow = False
+        self._ended = [part for part in self._ended if part is self._norm]
 
 
 class Unshareable(ValueError):
     """Rows of this model cannot share a memory of this kind; the message says why."""
 
 
-def _wrapped_norm(model: Any) -> LastToken | None:
+def _cuttable(cache: Any) -> bool:
+    """Whether a layer keeps plain keys and values, of all tokens or of the latest ones."""
+    return type(cache) is KVCache or (type(cache) is RotatingKVCache and cache.keep == 0)
+
+
+def _around_last_norm(model: Any) -> LastToken | None:
     for path in (("model",), ("language_model", "model")):
         inner = model
         for name in path:
             inner = getattr(inner, name, None)
-        norm = getattr(inner, "norm", None)
-        if isinstance(norm, LastToken):
-            return norm
-        if isinstance(norm, nn.Module):
-            inner.norm = wrapped = LastToken(norm)
-            return wrapped
+        found = _around(inner, "norm", spread=False)
+        if found is not None:
+            return found
     return None
+
+
+def _around_last_mlp(model: Any) -> LastToken | None:
+    layers = getattr(model, "layers", None)
+    if not isinstance(layers, list) or not layers:
+        return None
+    return _around(layers[-1], "mlp", spread=True)
+
+
+def _around(owner: Any, name: str, spread: bool) -> LastToken | None:
+    """Put a `LastToken` around a part, or find the one that is there."""
+    part = getattr(owner, name, None)
+    if not isinstance(part, nn.Module):
+        return None
+    if not isinstance(part, LastToken):
+        part = LastToken(part, spread)
+        setattr(owner, name, part)
+    return part
 
 
 def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
@@ -146,7 +191,10 @@ def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
         Why it does not work, or None.
     """
     rows = ([1, 2, 3, 4, 5], [1, 2, 5, 3])
-    expected = [model(mx.array([row]), cache=make_prompt_cache(model))[0, -1] for row in rows]
+    expected = [
+        model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]
+        for row in (rows[0][:4], rows[1][:3], *rows)
+    ]
     wanted = np.array(mx.stack(expected).astype(mx.float32))
     slots = runner.slots
     try:
@@ -159,8 +207,10 @@ def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
         tree: PrefixTree[Stretch] = PrefixTree(stretch_bytes(stretch), stretch_bytes, split_stretch)
         tree.insert([1, 2], lambda begin: stretch)
         both = [slots.take(Lent(tree.hold([1, 2]), least=2 if lend else 3)) for _ in rows]
-        mx.eval(runner.run(both, [[3, 4], [5]]))
-        given = np.array(runner.run(both, [[5], [3]]).astype(mx.float32))
+        early = runner.run(both, [[3, 4], [5]])
+        mx.eval(early)
+        late = runner.run(both, [[5], [3]])
+        given = np.array(mx.concatenate([early, late]).astype(mx.float32))
     # Models do with a cache what they like, and raise what they like.
     except Exception as error:  # noqa: BLE001
         return f"it does not run on shared memory ({one_line(error)})"

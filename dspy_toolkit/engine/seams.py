@@ -63,6 +63,24 @@ def _attention(
     mask: Any,
     sinks: mx.array | None = None,
 ) -> mx.array:
+    shape = queries.shape
+    narrow = isinstance(cache, LayerSlots) and cache.ends is not None
+    if narrow:
+        ends = mx.array(cache.ends)[:, None, None, None]
+        queries, mask = mx.take_along_axis(queries, ends, axis=2), cache.end_mask()
+    out = _attended(queries, keys, values, cache, scale, mask, sinks)
+    return mx.broadcast_to(out, (*shape[:3], out.shape[3])) if narrow else out
+
+
+def _attended(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cache: Any,
+    scale: float,
+    mask: Any,
+    sinks: mx.array | None,
+) -> mx.array:
     shared = cache.shared if isinstance(cache, LayerSlots) else ()
     rows, heads, width, _ = queries.shape
     numpy = (

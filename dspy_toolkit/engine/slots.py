@@ -55,12 +55,12 @@ class Lent:
         self.length = hold.length - sum(used for _, used in self.copied)
 
     @property
-    def parts(self) -> list[Part[Stretch]]:
-        """The stretches that are looked back at, as they are stored now."""
+    def parts(self) -> list[tuple[int, Part[Stretch]]]:
+        """The stretches that are looked back at, as they are stored now, by where they begin."""
         parts, place = [], 0
         for part in self._hold.parts:
             if not any(place in copied for copied in self._inside):
-                parts.append(part)
+                parts.append((place, part))
             place += part.used
         return parts
 
@@ -83,6 +83,9 @@ class Borrowed(Lent):
 class Slots:
     """The rows' memory, and what the next step of the model shall see of it.
 
+    Args:
+        windows: how many tokens each layer looks back at, itself counted, or None for all.
+
     Attributes:
         layers: one for each layer of the model, given to it as its cache.
         lengths: tokens in a slot; None where the slot is free.
@@ -90,22 +93,26 @@ class Slots:
         offset: position of each chosen row's first new token; one number where all are the same.
         room: rows and tokens that every layer has, or will have, memory for.
         chosen, starts: slots of the next step, and how many tokens each holds.
+        ends: place of each chosen row's last new token, where the scores of no other are wanted.
         width, end: tokens of the next step's widest row, and one past its last place.
-        spans: (rows of the next step, stretch, begin, end) of what they look back at together.
+        places: position of each chosen row's first new token.
+        spans: what the chosen rows look back at together.
         in_order: whether the chosen slots are neighbours, in order.
         together: (first, one past last) of the chosen slots, where they are neighbours and write
             at the same place.
         index: places to write at for every row, where they are neighbours and few tokens come.
     """
 
-    def __init__(self, layers: int) -> None:
-        self.layers = [LayerSlots(self, number) for number in range(layers)]
+    def __init__(self, windows: Sequence[int | None]) -> None:
+        self.layers = [LayerSlots(self, number, each) for number, each in enumerate(windows)]
         self.lengths: list[int | None] = []
         self.lent: list[Lent | None] = []
         self.offset: int | mx.array = 0
         self.room = (0, 0)
         self.chosen: list[int] = []
         self.starts: list[int] = []
+        self.places: list[int] = []
+        self.ends: list[int] | None = None
         self.width = 0
         self.end = 0
         self.spans: list[Span] = []
@@ -182,13 +189,15 @@ class Slots:
             layer.keep(places, self.room[1])
         return {slot: place for place, slot in enumerate(used)}
 
-    def aim(self, slots: Sequence[int], width: int) -> None:
+    def aim(self, slots: Sequence[int], width: int, ends: list[int] | None = None) -> None:
         """Choose the rows, in this order, that the next step of the model is for.
 
         Args:
             slots: of the rows. Others may be among them: what they compute is discarded.
             width: tokens of the widest row.
+            ends: place of each row's last new token, where the scores of no other are wanted.
         """
+        self.ends = ends
         self.chosen = list(slots)
         self.starts = [self.lengths[slot] or 0 for slot in slots]
         self.width = width
@@ -197,9 +206,11 @@ class Slots:
         first, last = self.chosen[0], self.chosen[-1] + 1
         self.in_order = self.chosen == list(range(first, last))
         same = len(set(self.starts)) == 1
-        places = [start + self.behind(slot) for slot, start in zip(slots, self.starts, strict=True)]
-        alike = len(set(places)) == 1
-        self.offset = places[0] if alike else mx.array(places, dtype=mx.int32)
+        self.places = [
+            start + self.behind(slot) for slot, start in zip(slots, self.starts, strict=True)
+        ]
+        alike = len(set(self.places)) == 1
+        self.offset = self.places[0] if alike else mx.array(self.places, dtype=mx.int32)
         self.spans = spans([self.lent[slot] for slot in slots])
         self.together = (first, last) if self.in_order and same else None
         self.index = None
@@ -220,13 +231,23 @@ class Slots:
 
     def mask(self, window: int | None) -> mx.array | str | None:
         """Which places each new token may look at: (rows, 1, width, places) or a short form."""
+        if window is not None and self.end <= window:
+            window = None
         if window is None and len(set(self.starts)) == 1:
             return None if self.width == 1 else "causal"
-        if window is not None and self.spans:
-            raise NotImplementedError("a sliding window over what rows share")
         starts = np.array(self.starts)[:, None, None, None]
         own = starts + np.arange(self.width)[None, None, :, None]
         places = np.arange(self.end)[None, None, None, :]
+        seen = places <= own
+        if window is not None:
+            seen &= places > own - window
+        return mx.array(seen)
+
+    def end_mask(self, window: int | None) -> mx.array:
+        """Which places each row's last new token may look at: (rows, 1, 1, places)."""
+        assert self.ends is not None
+        own = (np.array(self.starts) + np.array(self.ends))[:, None, None, None]
+        places = np.arange(self.end)
         seen = places <= own
         if window is not None:
             seen &= places > own - window
@@ -260,13 +281,18 @@ class LayerSlots:
     """The cache that one layer of the model sees.
 
     Attributes:
+        window: how many tokens a token looks back at, itself counted, or None for all.
         keys, values: (slots, heads, tokens, width), or None where nothing was written.
+        narrow: whether it attends for each row's last new token alone, where only that one's scores
+            are wanted; right for the last layer.
         asked: whether whoever attends has asked for what rows share.
     """
 
-    def __init__(self, slots: Slots, number: int) -> None:
+    def __init__(self, slots: Slots, number: int, window: int | None) -> None:
+        self.window = window
         self._slots = slots
         self._number = number
+        self.narrow = False
         self.asked = False
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
@@ -277,23 +303,53 @@ class LayerSlots:
         return self._slots.offset
 
     @property
+    def ends(self) -> list[int] | None:
+        """Place of each row's last new token, if attention is wanted for that one alone."""
+        return self._slots.ends if self.narrow else None
+
+    def end_mask(self) -> mx.array:
+        """Which places those tokens may look at."""
+        return self._slots.end_mask(self.window)
+
+    @property
     def shared(self) -> list[Shared]:
         """What rows of the step look back at together."""
         self.asked = True
         found = []
         for span in self._slots.spans:
             keys, values = span.stretch[self._number]
-            if span.begin or span.end < keys.shape[2]:
-                keys, values = (a[:, :, span.begin : span.end] for a in (keys, values))
-            found.append(Shared(span.rows, keys, values))
+            begin, mask = self._seen(span)
+            if begin >= span.end:
+                continue
+            if begin or span.end < keys.shape[2]:
+                keys, values = (a[:, :, begin : span.end] for a in (keys, values))
+            found.append(Shared(span.rows, keys, values, mask))
         return found
+
+    def _seen(self, span: Span) -> tuple[int, mx.array | None]:
+        """From which of its tokens on any row sees a span, and a mask where not all see all."""
+        if self.window is None:
+            return span.begin, None
+        slots, width = self._slots, self._slots.width
+        firsts = slots.places
+        if self.ends is not None:
+            firsts, width = [a + b for a, b in zip(firsts, self.ends, strict=True)], 1
+        if span.rows is not None:
+            firsts = [firsts[row] for row in span.rows]
+        begin = max(span.begin, min(firsts) - self.window + 1 - span.place)
+        if span.place + begin > max(firsts) + width - 1 - self.window:
+            return begin, None
+        queries = np.array(firsts)[:, None, None, None] + np.arange(width)[:, None]
+        return begin, mx.array(span.place + np.arange(begin, span.end) > queries - self.window)
 
     def make_mask(
         self, width: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
         """The mask for a step of `width` tokens, in the forms mlx-lm's models take."""
         slots = self._slots
-        mask = slots.mask(window_size)
+        if window_size not in (None, self.window) and slots.spans:
+            raise NotImplementedError("a window that its cache does not tell of")
+        mask = slots.mask(window_size or self.window)
         if mask == "causal" and return_array:
             end = slots.end
             return mx.arange(end)[None] <= mx.arange(end - width, end)[:, None]
@@ -360,12 +416,19 @@ class LayerSlots:
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens of a stretch that rows of a step look back at: all rows where `rows` is None."""
+    """Tokens of a stretch that rows of a step look back at.
+
+    Attributes:
+        rows: places of these rows in the step, or None for all of them.
+        begin, end: which tokens of the stretch.
+        place: position of its first token in what the rows read.
+    """
 
     rows: list[int] | None
     stretch: Stretch
     begin: int
     end: int
+    place: int = 0
 
 
 def spans(lent: Sequence[Lent | None]) -> list[Span]:
@@ -373,16 +436,19 @@ def spans(lent: Sequence[Lent | None]) -> list[Span]:
 
     Rows may use different lengths of a stretch: it is parted where the first of them end.
     """
-    users: dict[int, tuple[Stretch, list[tuple[int, int]]]] = {}
+    users: dict[int, tuple[Stretch, int, list[tuple[int, int]]]] = {}
     for row, mine in enumerate(lent):
-        for part in () if mine is None else mine.parts:
-            users.setdefault(id(part.payload), (part.payload, []))[1].append((part.used, row))
+        for place, part in () if mine is None else mine.parts:
+            users.setdefault(id(part.payload), (part.payload, place, []))[2].append(
+                (part.used, row)
+            )
     found = []
-    for stretch, uses in users.values():
+    for stretch, place, uses in users.values():
         begin = 0
         for end in sorted({used for used, _ in uses}):
             rows = [row for used, row in uses if used >= end]
-            found.append(Span(None if len(rows) == len(lent) else rows, stretch, begin, end))
+            every = len(rows) == len(lent)
+            found.append(Span(None if every else rows, stretch, begin, end, place))
             begin = end
     return found
 

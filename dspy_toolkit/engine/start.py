@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.engine.device import Device, limit_memory
 from dspy_toolkit.engine.file_limit import file_limit_kept
@@ -12,6 +13,10 @@ from dspy_toolkit.engine.grammar import Grammars
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.source import ModelSource
 from dspy_toolkit.engine.worker import Rows, Worker
+from dspy_toolkit.store.files import sha256_json
+
+if TYPE_CHECKING:
+    from dspy_toolkit.engine.kept import KeptPrefixes
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,17 @@ class Facts:
     flights: Flights = field(default_factory=Flights)
 
 
-def start_worker(source: ModelSource, options: EngineOptions, device: Device) -> Worker[Facts]:
+def start_worker(
+    source: ModelSource, options: EngineOptions, device: Device, files: str, home: Path
+) -> Worker[Facts]:
     """Start the thread of a model; returns when it is loaded.
+
+    Args:
+        source: the model.
+        options: how to load it.
+        device: where it runs.
+        files: digest of its files.
+        home: where prefixes are kept that are to outlive the process.
 
     Raises:
         What `weights.load_model` raises.
@@ -71,7 +85,7 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         try:
             runner = Runner(loaded.model, cpu=device.name == "cpu")
             copies = runner.copies
-            batch = Stepper(runner, options, device)
+            batch = Stepper(runner, options, device, _kept(options, device, files, home))
         except Unshareable as error:
             unshared = str(error)
             batch = PlainStepper(loaded.model, options, device)
@@ -89,3 +103,13 @@ def start_worker(source: ModelSource, options: EngineOptions, device: Device) ->
         return facts, batch
 
     return Worker(load, source.name, options.queue)
+
+
+def _kept(options: EngineOptions, device: Device, files: str, home: Path) -> KeptPrefixes | None:
+    if not options.prefix_disk_bytes:
+        return None
+    from dspy_toolkit.engine.kept import KeptPrefixes
+
+    identity = f"{files} {device.name} {device.dtype}"
+    folder = home / "prefixes" / sha256_json(identity)[:16]
+    return KeptPrefixes(folder, identity, options.prefix_disk_bytes)

@@ -18,6 +18,7 @@ class Counts:
         weighed: tokens that went through the model only to weigh options.
         runs: times the model was run.
         rows_run: rows that took part in all runs together.
+        restored: tokens of prefixes that were read from disk when the model was loaded.
         begun: calls that have left the queue.
         queue_s: how long these waited in it, together, in seconds.
         preempted: times a call had to give its memory to others, and was read again later.
@@ -35,6 +36,7 @@ class Counts:
     weighed: int = 0
     runs: int = 0
     rows_run: int = 0
+    restored: int = 0
     begun: int = 0
     queue_s: float = 0.0
     preempted: int = 0

@@ -15,6 +15,7 @@ import mlx.core as mx
 from dspy_toolkit.engine.choice import Chooser
 from dspy_toolkit.engine.device import Device
 from dspy_toolkit.engine.embedding import mean_hidden
+from dspy_toolkit.engine.kept import KeptPrefixes
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
 from dspy_toolkit.engine.prefix_tree import Match, PrefixTree, worth_holding
@@ -34,8 +35,6 @@ _CPU_PADDING, _GPU_PADDING = 32, 1024
 _PREFIX_SHARE = 0.1
 # Fewer tokens at the end of a match are read again.
 _WORTH_KEEPING = 16
-# Fewer tokens are copied: looking back at one more stretch costs more in every step.
-_WORTH_LENDING = 128
 
 _NOTHING: Match[Stretch] = Match(0, ())
 
@@ -75,7 +74,13 @@ class _Row:
 class Stepper:
     """Decodes many sequences together. Use it on one thread only."""
 
-    def __init__(self, runner: Runner, options: EngineOptions, device: Device) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        options: EngineOptions,
+        device: Device,
+        kept: KeptPrefixes | None = None,
+    ) -> None:
         cpu = device.name == "cpu"
         self._runner = runner
         self._most_rows = options.rows
@@ -97,6 +102,10 @@ class Stepper:
         left = (device.memory_bytes - runner.weight_bytes) // 2
         self._row_bytes = max(left, 1) if options.row_bytes is None else options.row_bytes
         self.counts = Counts()
+        self._kept = kept
+        if kept is not None:
+            with mx.stream(self._stream):
+                self.counts.restored = kept.load(self._tree)
 
     @property
     def rows(self) -> list[Sequence]:
@@ -171,6 +180,9 @@ class Stepper:
         MLX joins a stream's own thread when the thread that made it ends. `Thread.join` does not
         wait for that, so at the end of the process the two raced and Python was aborted.
         """
+        if self._kept is not None:
+            with mx.stream(self._stream):
+                self._kept.save(self._tree)
         self.reset()
         del self._runner
         mx.synchronize(self._stream)
@@ -231,8 +243,7 @@ class Stepper:
     def _seat(self, row: _Row, length: int) -> None:
         """Give a row a slot, and the first `length` tokens of what is stored for it."""
         hold = self._tree.hold(row.tokens[:length])
-        lent = Lent(hold, _WORTH_LENDING if self._runner.copies is None else length + 1)
-        row.slot = self._runner.slots.take(lent)
+        row.slot = self._runner.slots.take(Lent(hold, self._runner.least_lent))
         row.done = length
         row.seated = self._seats
         self._seats += 1

@@ -28,6 +28,9 @@ def on_cpu() -> Iterator[None]:
         yield
 
 
+SLIDING = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 9}
+
+
 def new_model(**more: Any) -> Model:
     config = {
         "model_type": "llama",
@@ -56,6 +59,12 @@ def new_model(**more: Any) -> Model:
 def model() -> Model:
     with mx.stream(mx.cpu):
         return new_model()
+
+
+@pytest.fixture(scope="module")
+def sliding() -> Model:
+    with mx.stream(mx.cpu):
+        return new_model(**SLIDING)
 
 
 class Desk:
@@ -98,12 +107,14 @@ class Desk:
         del self.rows[slot]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+@given(chance=st.randoms(use_true_random=False))
+@pytest.mark.parametrize(("kind", "least"), [("plain", 20), ("plain", 1 << 30), ("sliding", 1)])
 def test_scores_are_those_of_each_row_alone_whatever_rows_share_and_in_whatever_steps(
-    model: Model, chance: random.Random
+    kind: str, least: int, model: Model, sliding: Model, chance: random.Random
 ) -> None:
-    desk = Desk(model)
+    model = sliding if kind == "sliding" else model
+    desk = Desk(model, least)
     stems = [[chance.randrange(VOCABULARY) for _ in range(chance.randint(1, 60))] for _ in range(3)]
     for _ in range(12):
         if len(desk.rows) < 6 and chance.random() < 0.7:
