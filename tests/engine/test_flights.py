@@ -12,9 +12,9 @@ from dspy import lm15
 
 from dspy_toolkit.engine.flights import Flight, Flights
 from dspy_toolkit.engine.output import Markers, OutputReader, Piece
+from dspy_toolkit.engine.refusals import EngineStopped
 from dspy_toolkit.engine.sampling import Sampling
 from dspy_toolkit.engine.sequence import Failed, Message, Sequence
-from dspy_toolkit.engine.worker import EngineStopped
 from dspy_toolkit.events import Event, GenerationFinished, subscribed
 from tests.conformance.engine_contract import ask, text_of
 
