@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 HOME_OF_DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo nano test check format slow lock wheel clean
+.PHONY: help setup demo nano test check format slow bench lock wheel clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ format: setup ## Format the code and sort its imports.
 
 wheel: setup ## Build the wheel into dist/.
 	@$(BIN)/python -m build --no-isolation --wheel
+
+bench: setup ## Measure the engine beside its peers and write the table in docs/engine.md.
+	@$(BIN)/python -m benchmarks.engine --models embedded,50m --json benchmarks/results/engine.json
+	@$(BIN)/python -m benchmarks.engine --models 500m --rounds 1 --calls 16 --concurrent 16 \
+		--json benchmarks/results/engine.json
+	@$(BIN)/python -m benchmarks.compile_race --json benchmarks/results/engine.json
+	@$(BIN)/python -m benchmarks.call_overhead --json benchmarks/results/call_overhead.json
+	@$(BIN)/python -m benchmarks.engine_table benchmarks/results/engine.json docs/engine.md
 
 lock: ## Resolve requirements.lock again (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra blas --extra dev \

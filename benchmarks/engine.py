@@ -1,13 +1,17 @@
 """The engine beside what users would take instead, in one run, on the same weights and prompts.
 
-    python benchmarks/engine.py [--models embedded,50m] [--workloads w1,w2,w3,w4,w5]
-        [--concurrent 16] [--calls 64] [--rounds 3] [--json FILE]
+    python -m benchmarks.engine [--models embedded,50m] [--workloads w1,w2,w3,w4,w5]
+        [--concurrent 16,32] [--calls 64] [--rounds 3] [--json FILE]
 
 Opponents: (a) `dspy.LM` over HTTP to `mlx_lm.server`, (b) mlx-lm's `BatchGenerator` in this
 process, its caches seeded with the prefix. All use the same fast BLAS and float32 on a CPU. They
 take turns, so that a busy machine slows all; of each the median round counts. Opponents generate
 as many tokens as a right answer has; ours is held to the signature, which is the difference.
-Prints a Markdown table; numbers for the documentation are made on a machine that does nothing else.
+Warm calls share their demonstrations with earlier ones and have inputs of their own. Of each
+model it is also said how near ours comes to the machine: decoding to the speed of memory, reading
+to the speed of matrix products, both measured in the same run. Prints a Markdown table; FILE keeps
+the figures of earlier runs that this one does not make anew. Numbers for the documentation are made
+on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
 from mlx_lm.utils import load  # noqa: E402
 
+from benchmarks.engine_table import table_head, table_row  # noqa: E402
 from benchmarks.workloads import CLASSIFY, EXTRACT, REASON, Workload  # noqa: E402
 from dspy_toolkit.config import Settings  # noqa: E402
 from dspy_toolkit.engine import EngineOptions, open_engine  # noqa: E402
@@ -62,12 +67,21 @@ SERVER = (
     "from dspy_toolkit.engine.blas import preload_blas; preload_blas(); "
     "from mlx_lm.server import main; main()"
 )
+WORKS = {
+    "w1": (CLASSIFY, False),
+    "w2": (REASON, False),
+    "w3": (EXTRACT, False),
+    "w4": (CLASSIFY, True),
+}
 BARS = {"w1": 10.0, "w2": 3.0, "w3": 5.0, "w4": 5.0, "w5": 0.97}
 
 
 @dataclass(frozen=True)
 class Result:
     """Calls a second (W5: tokens a second) of each side, and ours over the server's.
+
+    `limit` is how near ours comes to what the machine can do, in W5 and in "reading", which is one
+    long prompt read by one caller, in tokens a second.
 
     `tokens` are those of an answer on average, ours and the server's: a real model may end an
     unheld answer early, which no speed makes up for.
@@ -82,10 +96,16 @@ class Result:
     seeded: float | None
     bar: float
     tokens: tuple[float, float] | None = None
+    concurrent: int = 1
+    limit: float | None = None
 
     @property
     def ratio(self) -> float:
         return self.ours / self.server
+
+    @property
+    def key(self) -> str:
+        return f"{self.model} {self.workload} {self.concurrent}"
 
 
 def write_float32(name: str, folder: Path) -> Path:
@@ -152,7 +172,7 @@ def _answers(url: str) -> bool:
 class Sides:
     """The three ways to answer the same calls."""
 
-    def __init__(self, folder: Path, address: str, concurrent: int) -> None:
+    def __init__(self, folder: Path, address: str) -> None:
         self.engine = open_engine(
             str(folder), EngineOptions(), Settings(home=folder.parent / "home")
         )
@@ -166,7 +186,7 @@ class Sides:
         self._remote = dspy.LM(
             f"openai/{folder}", api_base=address, api_key="none", cache=False, num_retries=0
         )
-        self._concurrent = concurrent
+        self.concurrent = 1
         self.model, self.tokenizer = load(str(folder))[:2]
 
     def ours(self, requests: list[lm15.Request]) -> tuple[float, float]:
@@ -193,7 +213,7 @@ class Sides:
             self.model,
             max_tokens=requests[0].config.max_tokens,
             stop_tokens=[[token] for token in self.tokenizer.eos_token_ids],
-            completion_batch_size=self._concurrent,
+            completion_batch_size=self.concurrent,
         )
         generator.insert(
             [prompt[shared:] for prompt in prompts],
@@ -227,7 +247,7 @@ class Sides:
     def _timed(self, lm: dspy.LM, requests: list[lm15.Request]) -> tuple[float, float]:
         named = [replace(request, model=lm.model) for request in requests]
         began = time.perf_counter()
-        with ThreadPoolExecutor(self._concurrent) as threads:
+        with ThreadPoolExecutor(self.concurrent) as threads:
             answers = list(threads.map(lm, named))
         seconds = time.perf_counter() - began
         return len(requests) / seconds, statistics.fmean(a.usage.output_tokens for a in answers)
@@ -238,17 +258,20 @@ def measure(
 ) -> tuple[list[float], tuple[float, float]]:
     """Medians of ours, the server and the seeded generator, in calls a second; tokens."""
     room = len(sides.tokenizer.encode(work.answer()))
+    whole = calls * (1 if cold else rounds) + 2
     figures: list[tuple[float, float, float]] = []
     tokens = (0.0, 0.0)
     for number in range(rounds):
         seed = 100 + number if cold else 100
-        held = work.requests(calls + 2, seed, held=True, max_tokens=4 * room)
-        free = work.requests(calls + 2, seed, held=False, max_tokens=room)
+        held = work.requests(whole, seed, held=True, max_tokens=4 * room)
+        free = work.requests(whole, seed, held=False, max_tokens=room)
         if not cold:
             sides.ours(held[:1])
             sides.server(free[:1])
-        ours, server = sides.ours(held[2:]), sides.server(free[2:])
-        figures.append((ours[0], server[0], sides.seeded(free[2:], cold)))
+        begin = 2 if cold else 2 + number * calls
+        chosen = slice(begin, begin + calls)
+        ours, server = sides.ours(held[chosen]), sides.server(free[chosen])
+        figures.append((ours[0], server[0], sides.seeded(free[chosen], cold)))
         tokens = (ours[1], server[1])
     return [statistics.median(each) for each in zip(*figures, strict=True)], tokens
 
@@ -261,38 +284,86 @@ def alone(sides: Sides, rounds: int) -> tuple[float, float]:
     return statistics.median(o for o, _ in figures), statistics.median(t for _, t in figures)
 
 
+def reading(sides: Sides, rounds: int) -> float:
+    """Median of tokens a second with which ours reads one prompt that it has not met before."""
+    rates = []
+    for number in range(rounds + 1):
+        request = CLASSIFY.requests(1, 900 + number, held=False, max_tokens=1)[0]
+        began = time.perf_counter()
+        usage = sides.engine.complete(request).usage
+        fresh = usage.input_tokens - (usage.cache_read_tokens or 0)
+        rates.append(fresh / (time.perf_counter() - began))
+    return statistics.median(rates[1:])
+
+
+def limits(sides: Sides) -> tuple[float, float]:
+    """Most tokens a second this machine could decode for one caller, and read, by arithmetic.
+
+    Decoding takes every weight from memory once a token, and reading takes two operations a weight
+    and token; the table of embeddings is only looked up, and its scores are taken once.
+    """
+    weights = dict(tree_flatten(sides.model.parameters()))
+    table = sum(a.size for name, a in weights.items() if "embed_tokens" in name)
+    every = sum(a.size for a in weights.values())
+    return _bytes_per_second() / (4 * every), _products_per_second() / (2 * (every - table))
+
+
+def _bytes_per_second() -> float:
+    large, vector = mx.ones((1 << 13, 1 << 14)), mx.ones((1 << 14, 1))
+    return large.nbytes / _fastest(lambda: large @ vector)
+
+
+def _products_per_second() -> float:
+    left, right = mx.ones((1024, 1024)), mx.ones((1024, 2048))
+    return 2 * 1024 * 1024 * 2048 / _fastest(lambda: left @ right)
+
+
+def _fastest(work: Callable[[], mx.array]) -> float:
+    with mx.stream(mx.default_device()):
+        times = []
+        for _ in range(6):
+            began = time.perf_counter()
+            mx.eval(work())
+            times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    works: dict[str, Callable[[Sides], tuple[list[float], tuple[float, float]]]] = {
-        key: lambda sides, work=work, cold=cold: measure(
-            sides, work, 32 if cold else arguments.calls, arguments.rounds, cold
-        )
-        for key, work, cold in (
-            ("w1", CLASSIFY, False),
-            ("w2", REASON, False),
-            ("w3", EXTRACT, False),
-            ("w4", CLASSIFY, True),
-        )
-    }
     for name in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as scratch:
             folder = write_float32(name, Path(scratch) / name)
             with serving(folder) as address:
-                sides = Sides(folder, address, arguments.concurrent)
+                sides = Sides(folder, address)
                 for key in arguments.workloads.split(","):
-                    if key == "w5":
-                        ours, other = alone(sides, arguments.rounds)
-                        yield Result(name, key, ours, other, None, BARS[key])
-                    else:
-                        rates, tokens = works[key](sides)
-                        yield Result(name, key, *rates, bar=BARS[key], tokens=tokens)
+                    if key in WORKS:
+                        yield from _at_once(sides, name, key, arguments)
+                    elif key == "w5":
+                        yield from _one_by_one(sides, name, arguments.rounds)
                 sides.engine.close()
+
+
+def _at_once(sides: Sides, model: str, key: str, arguments: argparse.Namespace) -> Iterator[Result]:
+    work, cold = WORKS[key]
+    for concurrent in map(int, arguments.concurrent.split(",")):
+        sides.concurrent = concurrent
+        calls = 32 if cold else arguments.calls
+        (ours, server, seeded), tokens = measure(sides, work, calls, arguments.rounds, cold)
+        yield Result(model, key, ours, server, seeded, BARS[key], tokens, concurrent)
+
+
+def _one_by_one(sides: Sides, model: str, rounds: int) -> Iterator[Result]:
+    decode, read = limits(sides)
+    ours, other = alone(sides, rounds)
+    yield Result(model, "w5", ours, other, None, BARS["w5"], limit=ours / decode)
+    rate = reading(sides, rounds)
+    yield Result(model, "reading", rate, read, None, 0.0, limit=rate / read)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="embedded,50m")
     parser.add_argument("--workloads", default="w1,w2,w3,w4,w5")
-    parser.add_argument("--concurrent", type=int, default=16)
+    parser.add_argument("--concurrent", default="16,32")
     parser.add_argument("--calls", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -301,20 +372,19 @@ def main() -> None:
     logging.getLogger("dspy").setLevel(logging.ERROR)
     say = sys.stdout.write
     say(f"{platform.machine()}, {os.cpu_count()} cores, BLAS {BLAS.path or BLAS.note}\n\n")
-    say("| model | workload | ours | server | seeded generator | ours / server | bar | tokens |\n")
-    say("|---|---|---|---|---|---|---|---|\n")
-    results = []
+    for line in table_head():
+        say(f"{line}\n")
+    kept = json.loads(arguments.json.read_text()) if _exists(arguments.json) else {}
     for result in run(arguments):
-        results.append(asdict(result) | {"ratio": result.ratio})
-        tokens = "" if result.tokens is None else "{:.0f}, {:.0f}".format(*result.tokens)
-        seeded = "" if result.seeded is None else f"{result.seeded:.2f}"
-        say(
-            f"| {result.model} | {result.workload} | {result.ours:.2f} | {result.server:.2f} "
-            f"| {seeded} | {result.ratio:.2f} | {result.bar:g} | {tokens} |\n"
-        )
+        kept[result.key] = asdict(result) | {"ratio": result.ratio}
+        say(f"{table_row(kept[result.key])}\n")
         sys.stdout.flush()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.exists()
 
 
 if __name__ == "__main__":

@@ -243,8 +243,8 @@ def worth_holding(matches: Sequence[Match[Payload]], least: int) -> list[int]:
     return lengths
 
 
-def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many tokens, or characters, two sequences have in common at their beginning."""
     low, high = 0, min(len(first), len(second))
     if first[:high] == second[:high]:
         return high

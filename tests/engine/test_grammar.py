@@ -19,7 +19,7 @@ from dspy_toolkit.engine.bridge import GRAMMAR_KEY
 from dspy_toolkit.engine.grammar import Grammars
 from tests.conformance.engine_contract import ask, text_of
 from tests.engine.test_generation import at_once, prompts
-from tests.engine.tiny import write_sliding_model
+from tests.engine.tiny import write_architecture
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
@@ -218,11 +218,13 @@ def test_a_row_that_is_run_again_goes_on_in_its_grammar(engine: MlxEngine) -> No
 def test_a_model_in_plain_batches_refuses_grammars_and_says_why(
     tmp_path: Path, settings: Settings
 ) -> None:
-    engine = open_engine(str(write_sliding_model(tmp_path / "s")), EngineOptions(), settings)
+    engine = open_engine(
+        str(write_architecture(tmp_path / "m", "mamba")), EngineOptions(), settings
+    )
 
     assert not engine.supports_response_schema
     assert "response_format" not in engine.supported_params
-    with pytest.raises(lm15.UnsupportedFeatureError, match="RotatingKVCache"):
+    with pytest.raises(lm15.UnsupportedFeatureError, match="ArraysCache"):
         engine.complete(held("Hello", CHOICE))
 
     engine.close()

@@ -19,7 +19,7 @@ from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from tests.conformance.engine_contract import ask
 from tests.engine.test_generation import WORDS, at_once, prompts, reference
-from tests.engine.tiny import write_model, write_sliding_model
+from tests.engine.tiny import write_architecture, write_model, write_sliding_model
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
@@ -155,10 +155,15 @@ def test_a_caller_that_leaves_while_others_wait_for_its_prefix_does_not_keep_the
         assert [other.result().text for other in others] == expected
 
 
+@pytest.mark.parametrize("which", ["llama", "gemma3"])
 def test_a_model_with_a_sliding_window_shares_what_calls_have_in_common(
-    tmp_path: Path, settings: Settings
+    which: str, tmp_path: Path, settings: Settings
 ) -> None:
-    folder = write_sliding_model(tmp_path / "sliding")
+    folder = tmp_path / which
+    if which == "llama":
+        write_sliding_model(folder)
+    else:
+        write_architecture(folder, which)
     texts = [*sharing(10), *prompts(4)]
     expected = [text for text, _ in reference(folder, texts, 8)]
     engine = open_engine(str(folder), EngineOptions(max_tokens=8), settings)

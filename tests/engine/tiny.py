@@ -61,6 +61,78 @@ def write_sliding_model(folder: Path) -> Path:
     )
 
 
+def write_architecture(folder: Path, name: str) -> Path:
+    """Write a model of another architecture than llama, see `ARCHITECTURES`, in float32."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.utils import _get_classes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**ARCHITECTURES[name], "vocab_size": write_tokenizer(folder)}
+    model_class, arguments = _get_classes(config)
+    model = model_class(arguments.from_dict(config))
+    key = iter(mx.random.split(mx.random.key(7), 256))
+    model.update(
+        tree_map(
+            lambda p: p if p.ndim == 1 else 0.25 * mx.random.normal(p.shape, key=next(key)),
+            model.parameters(),
+        )
+    )
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # State spaces alone.
+    "mamba": {
+        "model_type": "mamba",
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "state_size": 8,
+        "num_hidden_layers": LAYERS,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+        "max_position_embeddings": CONTEXT,
+    },
+    # Convolutions and attention by turns.
+    "lfm2": {
+        "model_type": "lfm2",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": WIDTH,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "intermediate_size": 2 * WIDTH,
+        "full_attn_idxs": [1],
+    },
+    # Sliding windows in five layers of six.
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 6,
+        "intermediate_size": 2 * WIDTH,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 32,
+        "sliding_window_pattern": 6,
+        "max_position_embeddings": CONTEXT,
+    },
+}
+
+
 def write_model(
     folder: Path,
     template: str | None = CHATML,
