@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from dspy_toolkit.engine.grammar import Allowed
 from dspy_toolkit.engine.output import Score
 from dspy_toolkit.engine.sampling import greedy, make_processors, make_sampler
 from dspy_toolkit.engine.sequence import Drawn, Sequence
@@ -54,23 +55,35 @@ class Chooser:
         return [Drawn(t, Score(t, 0.0, ((t, 0.0),)) if certain else None) for t in tokens]
 
     @staticmethod
-    def draw(choosers: List[Chooser], logits: mx.array, due: Any) -> list[list[Drawn]]:
+    def allowed(choosers: List[Chooser]) -> Allowed:
+        """Begin to find what rows may draw next; nothing may be drawn for them meanwhile."""
+        return Allowed([chooser._guide for chooser in choosers])
+
+    @staticmethod
+    def draw(
+        choosers: List[Chooser], logits: mx.array, due: Any, allowed: Allowed
+    ) -> list[list[Drawn]]:
         """Draw a token for each row, with those that must follow it.
 
         Args:
             choosers: of the rows.
             logits: (rows, vocab), in the model's number type.
             due: arrays to evaluate along with the tokens.
+            allowed: what the rows may draw.
         """
         if any(chooser._processors for chooser in choosers):
             rows = [chooser._processed(logits[n : n + 1]) for n, chooser in enumerate(choosers)]
             logits = mx.concatenate(rows, axis=0)
-        if any(chooser._guide is not None for chooser in choosers):
-            allowed = np.stack([chooser._allowed(logits.shape[-1]) for chooser in choosers])
-            logits = mx.where(mx.array(allowed), logits, -mx.inf)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        if all(chooser._sampler is greedy for chooser in choosers):
-            tokens = greedy(logprobs)
+        mask = allowed.mask(logits.shape[-1])
+        if mask is not None:
+            logits = mx.where(mx.array(mask), logits, -mx.inf)
+        scored = any(chooser._sequence.logprobs is not None for chooser in choosers)
+        likeliest = all(chooser._sampler is greedy for chooser in choosers)
+        logprobs = logits
+        if scored or not likeliest:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        if likeliest:
+            tokens = greedy(logits)
         else:
             tokens = mx.concatenate(
                 [
@@ -78,7 +91,6 @@ class Chooser:
                     for n, chooser in enumerate(choosers)
                 ]
             )
-        scored = any(chooser._sequence.logprobs is not None for chooser in choosers)
         mx.eval(due, tokens, logprobs if scored else [])
         scores = np.array(logprobs.astype(mx.float32)) if scored else None
         return [
@@ -92,11 +104,6 @@ class Chooser:
             for processor in self._processors:
                 logits = processor(context, logits)
         return logits
-
-    def _allowed(self, vocabulary: int) -> np.ndarray:
-        if self._guide is None:
-            return np.ones(vocabulary, dtype=bool)
-        return self._guide.allowed(vocabulary)
 
     def _take(self, token: int, scores: np.ndarray | None) -> list[Drawn]:
         self._tokens.append(token)

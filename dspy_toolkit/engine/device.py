@@ -15,6 +15,9 @@ import psutil
 
 from dspy_toolkit.errors import EngineError
 
+# Of a device's memory, for prefixes of earlier prompts where nobody says how much.
+PREFIX_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Device:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLExecutor, LLMatcher
+from llguidance.numpy import fill_next_token_bitmask_par
 
 _KEPT = 64
 # Whitespace of a JSON answer: none, a space, or a new line with its indent. Left free, a model that
@@ -42,7 +45,7 @@ class Grammar:
 
     def start(self, answer: list[int]) -> Guide:
         """A walk through the grammar that has come as far as `answer`."""
-        guide = Guide(self._matcher.deep_copy(), self._eos)
+        guide = Guide(self._matcher.deep_copy(), self._eos, self.tokenizer.vocab_size)
         for token in answer:
             guide.take(token)
         return guide
@@ -53,11 +56,13 @@ class Guide:
 
     Attributes:
         eos: the token that ends an answer.
+        vocabulary: tokens that the tokenizer has.
     """
 
-    def __init__(self, matcher: LLMatcher, eos: int) -> None:
+    def __init__(self, matcher: LLMatcher, eos: int, vocabulary: int) -> None:
         self._matcher = matcher
         self.eos = eos
+        self.vocabulary = vocabulary
 
     @property
     def ended(self) -> bool:
@@ -84,23 +89,60 @@ class Guide:
         """What must come next beyond that, of which no tokens are certain yet."""
         return bytes(self._matcher.compute_ff_bytes())
 
-    def allowed(self, vocabulary: int) -> np.ndarray:
-        """Which tokens may come next, as booleans by token id.
-
-        Raises:
-            GrammarStuck: none may.
-        """
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        mask = np.zeros(vocabulary, dtype=bool)
-        bits = np.unpackbits(packed, bitorder="little")[:vocabulary]
-        mask[: bits.size] = bits
-        if not mask.any():
-            raise GrammarStuck(f"the grammar allows no token: {self._why()}")
-        return mask
-
     def _why(self) -> str:
         lines = (self._matcher.get_error() or "no reason given").strip().splitlines()
         return str(lines[0])
+
+
+class Allowed:
+    """Which tokens rows may draw next, found on other threads while the model runs.
+
+    Args:
+        guides: of the rows, which must not be touched until `mask` has returned.
+    """
+
+    def __init__(self, guides: Sequence[Guide | None]) -> None:
+        self._guides = guides
+        self._found = None
+        if any(guide is not None for guide in guides):
+            self._found = _finder().submit(_bitmasks, guides)
+
+    def mask(self, vocabulary: int) -> np.ndarray | None:
+        """Booleans, (rows, vocabulary), or None where all may draw all.
+
+        Raises:
+            GrammarStuck: a row may draw none.
+        """
+        if self._found is None:
+            return None
+        bits = np.unpackbits(self._found.result().view(np.uint8), axis=1, bitorder="little")
+        mask = np.zeros((len(self._guides), vocabulary), dtype=bool)
+        mask[:, : bits.shape[1]] = bits[:, :vocabulary]
+        for row, guide in enumerate(self._guides):
+            if guide is None:
+                mask[row] = True
+            elif not mask[row].any():
+                raise GrammarStuck(f"the grammar allows no token: {guide._why()}")
+        return mask
+
+
+def _bitmasks(guides: Sequence[Guide | None]) -> np.ndarray:
+    """llguidance's masks, (rows, words of 32 tokens); zero for a row without a guide."""
+    held = [(guide._matcher, row) for row, guide in enumerate(guides) if guide is not None]
+    words = -(-next(guide.vocabulary for guide in guides if guide is not None) // 32)
+    masks = np.zeros((len(guides), words), dtype=np.int32)
+    fill_next_token_bitmask_par(_executor(), held, masks)
+    return masks
+
+
+@cache
+def _executor() -> LLExecutor:
+    return LLExecutor()
+
+
+@cache
+def _finder() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="dspy-tk masks")
 
 
 class Grammars:

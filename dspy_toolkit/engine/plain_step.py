@@ -1,18 +1,22 @@
-"""Plain batching, for models whose memory of a prompt cannot be cut: nothing is read once for all.
+"""Plain batching, for models whose memory of a prompt cannot be cut at any token.
 
-mlx-lm's `BatchGenerator` does the batching. It is told neither stop tokens nor a length, because
-it extracts a copy of a row's cache when it ends a row itself; here the row is simply removed.
+What prompts begin with is read once all the same, as far as a checkpoint: a copy of the memory as
+it was at one token. mlx-lm's `BatchGenerator` does the batching. It is told neither stop tokens nor
+a length, because it extracts a copy of a row's cache when it ends a row itself; here the row is
+simply removed.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import BatchGenerator
 
-from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.checkpoints import Checkpoints
+from dspy_toolkit.engine.device import PREFIX_SHARE, Device
 from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.output import Score
@@ -36,32 +40,57 @@ class PlainStepper:
         self._slice = options.prefill_tokens or (_CPU_SLICE if device.name == "cpu" else _GPU_SLICE)
         self._stream = mx.new_stream(device.kind)
         self._rows: dict[int, Sequence] = {}
+        # Rows that wait for a checkpoint, and where it is to lie.
+        self._held_up: list[tuple[Sequence, int]] = []
         self._generator = self._new_generator()
+        budget = options.prefix_bytes
+        self._checkpoints = Checkpoints(
+            model, int(PREFIX_SHARE * device.memory_bytes) if budget is None else budget
+        )
         self.counts = Counts()
 
     @property
     def rows(self) -> list[Sequence]:
         """The sequences being read or decoded, oldest first."""
-        return list(self._rows.values())
+        return [*self._rows.values(), *(row for row, _ in self._held_up)]
 
     @property
     def waiting(self) -> int:
         """Sequences beyond those that can decode together."""
-        return max(0, len(self._rows) - self._options.rows)
+        return max(0, len(self._rows) + len(self._held_up) - self._options.rows)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence, from its beginning or from where it was when it was removed."""
+        tokens = sequence.prompt + sequence.answer
+        with mx.stream(self._stream):
+            goal = self._checkpoints.goal(tokens)
+            if goal:
+                self._held_up.append((sequence, goal))
+            else:
+                self._insert(sequence, tokens)
+
+    def _insert(self, sequence: Sequence, tokens: list[int]) -> None:
+        length, cache = self._checkpoints.latest_of(tokens)
         (uid,) = self._generator.insert(
-            [sequence.prompt + sequence.answer],
+            [tokens[length:]],
             max_tokens=[_NO_LIMIT],
+            caches=[cache],
+            all_tokens=[tokens[:length]],
             samplers=[counting(make_sampler(sequence.sampling), len(sequence.answer))],
             logits_processors=[make_processors(sequence.sampling, len(sequence.prompt))],
         )
         self._rows[uid] = sequence
-        self.counts.read += len(sequence.prompt)
+        sequence.reused = min(length, len(sequence.prompt))
+        self.counts.read += max(0, len(sequence.prompt) - length)
+        self.counts.reused += sequence.reused
+        if sequence.begun is None:
+            sequence.begun = time.perf_counter()
+            self.counts.begun += 1
+            self.counts.queue_s += sequence.begun - sequence.submitted
 
     def remove(self, sequence: Sequence) -> None:
         """Free a sequence's row, in whatever stage it is."""
+        self._held_up = [held for held in self._held_up if held[0] is not sequence]
         uids = [uid for uid, row in self._rows.items() if row is sequence]
         for uid in uids:
             del self._rows[uid]
@@ -69,6 +98,7 @@ class PlainStepper:
 
     def step(self) -> list[tuple[Sequence, Drawn]]:
         """Read a slice of the new prompts and draw one token for every row that has been read."""
+        self._make_checkpoint()
         reading, responses = self._generator.next()
         for rows in (len(reading), len(responses)):
             if rows:
@@ -85,9 +115,29 @@ class PlainStepper:
         with mx.stream(self._stream):
             return mean_hidden(self._model, tokens)
 
+    def _make_checkpoint(self) -> None:
+        """Read a slice of what the longest-waiting rows begin with, and let go who has it all."""
+        if not self._held_up:
+            return
+        with mx.stream(self._stream):
+            first, goal = self._held_up[0]
+            wanted = (first.prompt + first.answer)[:goal]
+            self.counts.read += self._checkpoints.read_on(wanted, self._slice)
+            self.counts.run(1)
+            self.counts.prefix_bytes = self._checkpoints.stored_bytes
+            held_up, self._held_up = self._held_up, []
+            for sequence, goal in held_up:
+                tokens = sequence.prompt + sequence.answer
+                if self._checkpoints.reached(tokens, goal):
+                    self._insert(sequence, tokens)
+                else:
+                    self._held_up.append((sequence, goal))
+
     def reset(self) -> None:
         """Drop every row and start anew, after a step that failed."""
         self._rows.clear()
+        self._held_up.clear()
+        self._checkpoints.clear()
         self._generator.close()
         self._generator = self._new_generator()
 
@@ -98,8 +148,9 @@ class PlainStepper:
         wait for that, so at the end of the process the two raced and Python was aborted.
         """
         self._rows.clear()
+        self._held_up.clear()
         self._generator.close()
-        del self._generator, self._model
+        del self._generator, self._model, self._checkpoints
         mx.synchronize(self._stream)
         mx.clear_cache()
         mx.clear_streams()

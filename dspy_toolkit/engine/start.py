@@ -87,7 +87,7 @@ def start_worker(
             copies = runner.copies
             batch = Stepper(runner, options, device, _kept(options, device, files, home))
         except Unshareable as error:
-            unshared = str(error)
+            unshared = f"{error}; what calls begin with is kept at checkpoints"
             batch = PlainStepper(loaded.model, options, device)
         facts = Facts(
             tokenizer=loaded.tokenizer,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from dspy_toolkit.engine.choice import Chooser
-from dspy_toolkit.engine.device import Device
+from dspy_toolkit.engine.device import PREFIX_SHARE, Device
 from dspy_toolkit.engine.embedding import mean_hidden
 from dspy_toolkit.engine.kept import KeptPrefixes
 from dspy_toolkit.engine.options import EngineOptions
@@ -32,7 +32,6 @@ _WORTH_WAITING = 32
 # on a CPU took 165 ms in one slice and 113 ms in slices of 256.
 _CPU_SLICE, _GPU_SLICE = 256, 2048
 _CPU_PADDING, _GPU_PADDING = 32, 1024
-_PREFIX_SHARE = 0.1
 # Fewer tokens at the end of a match are read again.
 _WORTH_KEEPING = 16
 
@@ -91,7 +90,7 @@ class Stepper:
         )
         budget = options.prefix_bytes
         self._tree: PrefixTree[Stretch] = PrefixTree(
-            int(_PREFIX_SHARE * device.memory_bytes) if budget is None else budget,
+            int(PREFIX_SHARE * device.memory_bytes) if budget is None else budget,
             cost=stretch_bytes,
             split=split_stretch,
         )
@@ -273,6 +272,8 @@ class Stepper:
         shares = sorted(
             ((running[share.row], share.tokens) for share in group), key=lambda pair: pair[0].slot
         )
+        choosers = [row.chooser for row, n in shares if row.done + n == len(row.tokens)]
+        allowed = Chooser.allowed(choosers)
         logits = self._runner.run(
             [row.slot for row, _ in shares],
             [row.tokens[row.done : row.done + count] for row, count in shares],
@@ -299,7 +300,7 @@ class Stepper:
         if len(finished) < len(shares):
             logits = logits[mx.array([place for place, _ in finished])]
         self._weigh([row for _, row in finished], logits)
-        drawn = Chooser.draw([row.chooser for _, row in finished], logits, due)
+        drawn = Chooser.draw(choosers, logits, due, allowed)
         result = []
         for (_, row), tokens in zip(finished, drawn, strict=True):
             row.tokens += [each.token for each in tokens]

@@ -16,7 +16,7 @@ from mlx_lm.utils import load
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.engine.bridge import GRAMMAR_KEY
-from dspy_toolkit.engine.grammar import Grammars
+from dspy_toolkit.engine.grammar import Allowed, Grammars
 from tests.conformance.engine_contract import ask, text_of
 from tests.engine.test_generation import at_once, prompts
 from tests.engine.tiny import write_architecture
@@ -74,7 +74,11 @@ def by_hand(folder: Path, grammar: str, texts: list[str]) -> list[str]:
         unread = [*tokens, *answer]
         while not guide.ended:
             scores = np.array(model(mx.array([unread]), cache=cache)[0, -1])
-            scores[~guide.allowed(scores.size)] = -np.inf
+            mask = Allowed([guide]).mask(scores.size)
+
+            assert mask is not None
+
+            scores[~mask[0]] = -np.inf
             token = int(scores.argmax())
             guide.take(token)
             unread = [token, *guide.forced()]

@@ -1,0 +1,90 @@
+"""Models whose memory cannot be cut: answers are mlx-lm's, and beginnings are read once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from mlx_lm.utils import load
+
+from dspy_toolkit.config import Settings
+from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.engine.checkpoints import Checkpoints
+from tests.conformance.engine_contract import ask
+from tests.engine.test_generation import at_once, prompts, reference
+from tests.engine.test_prefixes import PREFIX, lengths, sharing
+from tests.engine.tiny import write_architecture
+
+if TYPE_CHECKING:
+    from dspy_toolkit.engine.mlx_engine import MlxEngine
+
+
+def said(engine: MlxEngine, texts: list[str], threads: int) -> list[str | None]:
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda t: engine.complete(ask(t, "You answer.")).text, texts))
+
+
+@pytest.mark.parametrize("budget", [0, 60_000, None])
+@pytest.mark.parametrize("which", ["mamba", "lfm2"])
+def test_greedy_output_is_mlx_lms_whatever_is_stored(
+    which: str, budget: int | None, tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_architecture(tmp_path / which, which)
+    texts = [*sharing(6), *prompts(4), PREFIX, *sharing(2)]
+    expected = [text for text, _ in reference(folder, texts, 6)]
+    engine = open_engine(str(folder), EngineOptions(max_tokens=6, prefix_bytes=budget), settings)
+
+    assert said(engine, texts, 12) == expected
+    assert said(engine, texts, 1) == expected
+
+    engine.close()
+
+
+@pytest.mark.parametrize("which", ["mamba", "lfm2"])
+def test_what_prompts_begin_with_is_read_twice_at_most(
+    which: str, tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_architecture(tmp_path / which, which)
+    engine = open_engine(str(folder), EngineOptions(max_tokens=4), settings)
+    responses = at_once(engine, [ask(text) for text in sharing(10)])
+    whole, reused = lengths(responses)
+    stats, facts = engine.stats(), engine.facts
+    engine.close()
+    longest = max(response.usage.cache_read_tokens or 0 for response in responses)
+
+    # Once by the first call, once for the checkpoint that all others begin at.
+    assert longest > 150
+    assert reused == stats.reused >= 8 * longest
+    assert stats.read == whole - reused + longest
+    assert stats.prefix_bytes > 0
+    assert facts.unshared is not None
+    assert "checkpoint" in facts.unshared
+
+
+def test_checkpoints_stay_within_their_budget_and_the_latest_stay(tmp_path: Path) -> None:
+    model, _ = load(str(write_architecture(tmp_path / "m", "mamba")))
+    one = Checkpoints(model, 1 << 30)
+    one.read_on(list(range(40)), 1000)
+    kept = Checkpoints(model, 2 * one.stored_bytes)
+    for start in (1, 2, 3, 1, 4):
+        kept.read_on([start] * 40, 25)
+        kept.read_on([start] * 40, 25)
+
+    assert kept.stored_bytes == 2 * one.stored_bytes
+    assert [kept.latest_of([start] * 41)[0] for start in (1, 2, 3, 4)] == [40, 0, 0, 40]
+
+
+def test_a_checkpoint_that_fits_in_no_budget_is_tried_once(tmp_path: Path) -> None:
+    model, _ = load(str(write_architecture(tmp_path / "m", "mamba")))
+    small = Checkpoints(model, 1)
+    tokens = list(range(100))
+
+    assert small.goal(tokens) == 0
+    assert small.goal(tokens) == 96
+
+    small.read_on(tokens[:96], 1000)
+
+    assert small.reached(tokens, 96)
+    assert small.stored_bytes == 0
