@@ -9,15 +9,17 @@ otherwise, and the text is tokenised from there.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from dspy_toolkit.engine.prefix_tree import common_length
 
 # Texts that are remembered, and how many new characters make a text worth it.
 _KEPT = 32
-_WORTH_KEEPING = 512
+_WORTH_KEEPING = 2048
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class PromptEncoder:
         best: tuple[_Known | None, int, int] = (None, 0, 0)
         for known in self._known.values():
             safe = common_length(known.text, text) - self._longest
-            place, count = max((each for each in known.places if each[0] <= safe), default=(0, 0))
-            if place > best[1]:
-                best = (known, place, count)
+            found = bisect_right(known.places, safe, key=itemgetter(0))
+            if found and known.places[found - 1][0] > best[1]:
+                best = (known, *known.places[found - 1])
         if best[0] is not None:
             self._known.move_to_end(best[0].text)
         return best

@@ -10,11 +10,13 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
+from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import gives_up_at
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
 from dspy_toolkit.engine.embedding import NoHiddenStates
 from dspy_toolkit.engine.grammar import Grammar, GrammarBroken
+from dspy_toolkit.engine.leasing import lease_model
 from dspy_toolkit.engine.options import SAMPLING_RULES, EngineOptions
 from dspy_toolkit.engine.output import OutputReader
 from dspy_toolkit.engine.pool import Lease
@@ -68,6 +70,14 @@ class MlxEngine:
                 *(bridge.REASONING_PARAMS if self._chat.thinks else ()),
             )
         )
+
+    @classmethod
+    def open(
+        cls, reference: str, options: EngineOptions, settings: Settings | None = None
+    ) -> MlxEngine:
+        """See `open_engine`, which works where MLX has not been imported yet."""
+        opened, model_string = lease_model(reference, options, settings)
+        return cls(opened, reference, model_string, options)
 
     @property
     def facts(self) -> Facts:
@@ -181,9 +191,7 @@ class MlxEngine:
         Raises:
             IntegrityError: what the reference leads to now is another model.
         """
-        from dspy_toolkit.engine.opening import open_engine
-
-        engine = open_engine(state["reference"], EngineOptions.load(state["options"]))
+        engine = cls.open(state["reference"], EngineOptions.load(state["options"]))
         if engine.model_string != state["model"]:
             engine.close()
             raise IntegrityError(

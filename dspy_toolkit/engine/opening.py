@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.engine.options import EngineOptions
-from dspy_toolkit.engine.source import download, find_source, read_config
 from dspy_toolkit.errors import EngineError
-from dspy_toolkit.events import ModelLoaded, emit
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
@@ -33,30 +30,14 @@ def open_engine(
         NotFound: no such model or adapter. EngineError: it cannot be loaded; says why.
     """
     settings = settings or load_settings()
-    options = options or EngineOptions()
     # Before anything imports MLX.
     preload_blas(settings.blas)
     try:
-        from dspy_toolkit.engine.identity import identify
         from dspy_toolkit.engine.mlx_engine import MlxEngine
-        from dspy_toolkit.engine.pool import lease
-        from dspy_toolkit.engine.start import start_worker
     except ImportError as error:
         raise EngineError(f"MLX cannot be loaded ({error}); run `dspy-tk doctor`") from error
 
-    source = find_source(reference, fetch=download)
-    read_config(source.folder)
-    identity = identify(source, options, settings)
-    device = identity.device
-    speed = options.speed
-    began = time.perf_counter()
-    opened = lease(
-        (identity.files, device.name, device.dtype, speed),
-        lambda: start_worker(source, options, device, identity.files, settings.home),
-    )
-    if opened.fresh:
-        emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began))
-    return MlxEngine(opened, reference, identity.model_string, options)
+    return MlxEngine.open(reference, options or EngineOptions(), settings)
 
 
 def open_described(
