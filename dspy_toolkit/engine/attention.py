@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dspy_toolkit.engine.cpu_math import softmax_parts
+from dspy_toolkit.engine.cpu_math import hide, softmax_parts
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,15 @@ def attend(
     rows, heads, width, size = queries.shape
     grouped = (rows, keys.shape[1], heads // keys.shape[1] * width, size)
     stacked = (_float(queries) * scale).reshape(grouped)
-    scores = [_masked(stacked @ _float(keys).swapaxes(-1, -2), width, mask)]
+    scores = [stacked @ _float(keys).swapaxes(-1, -2)]
+    if not numpy:
+        scores[0] = _masked(scores[0], width, mask)
     for each in shared:
         score = _stack(stacked, each.rows) @ _float(each.keys).swapaxes(-1, -2)
         scores.append(_hidden(score, each.mask))
     if numpy:
-        mx.eval(scores)
+        mx.eval(scores, mask if isinstance(mask, mx.array) else [])
+        hide(scores[0], width, mask)
     parts = []
     top: Any
     total: Any

@@ -14,10 +14,36 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
+_LOWEST = np.float32(-1e30)
 # Numbers gone over at once: they stay in a core's cache from one pass to the next.
 _AT_ONCE = 1 << 15
 # Fewer than this are done sooner alone than handed to another thread.
 _WORTH_A_THREAD = 1 << 19
+
+
+def hide(scores: mx.array, width: int, mask: mx.array | str | None) -> None:
+    """Put the lowest number in the place of scores that a mask hides.
+
+    Args:
+        scores: (rows, shared heads, queries, places), float32, evaluated, in rows one after the
+            other; queries are the same `width` tokens, head by head.
+        width: tokens of a row.
+        mask: booleans that broadcast to (rows, 1, width, places), False where nothing is to be
+            seen, evaluated; or "causal", the last token seeing all; or None.
+    """
+    if mask is None:
+        return
+    lying = np.array(scores, copy=False)
+    rows, shared, queries, places = lying.shape
+    by_head = lying.reshape(rows, shared * queries // width, width, places)
+    if isinstance(mask, str):
+        # Whatever was there before is seen by all of them.
+        by_head = by_head[..., places - width :]
+        hidden = ~np.tri(width, dtype=bool)
+    else:
+        hidden = ~np.array(mask, copy=False)
+    # Adding is several times quicker than choosing, and lowest plus any score is as low.
+    by_head += np.where(hidden, _LOWEST, np.float32(0.0))
 
 
 def softmax_parts(scores: mx.array) -> tuple[np.ndarray, np.ndarray]:
