@@ -45,9 +45,9 @@ class PlainStepper:
         self._rows: dict[int, Sequence] = {}
         # Rows that wait for a checkpoint, and where it is to lie.
         self._held_up: list[tuple[Sequence, int]] = []
-        self._reading_rows = 1
-        if _padding_is_harmless(self._new_generator(), model):
-            self._reading_rows = min(options.prefill_rows, options.rows)
+        self._reading_rows = min(options.prefill_rows, options.rows)
+        if not _padding_is_harmless(self._new_generator(), model):
+            self._reading_rows = 1
         self._generator = self._new_generator()
         budget = options.prefix_bytes
         self._checkpoints = Checkpoints(
