@@ -19,6 +19,7 @@ from dspy_toolkit.programs.modules import plan_of
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.speaking import class_of
 from dspy_toolkit.resilience import AnswerMemory
+from dspy_toolkit.resilience.answering import noting_engines
 
 KEY = "prediction"
 """Where the answer of a source names its prediction, in `provider_data`."""
@@ -64,12 +65,13 @@ class Asked:
     Attributes:
         sources: by name.
         inputs: what was asked.
-        predictions: of the attempts that answered, by the key that their answers hold.
+        predictions: of the attempts that answered, with the engines that did, by the key that
+            their answers hold.
     """
 
     sources: Mapping[str, Source]
     inputs: Mapping[str, Any]
-    predictions: dict[str, dspy.Prediction] = field(default_factory=dict)
+    predictions: dict[str, tuple[dspy.Prediction, tuple[str, ...]]] = field(default_factory=dict)
 
 
 asked: ContextVar[Asked] = ContextVar("dspy_toolkit_asked")
@@ -89,7 +91,9 @@ class SourceEngine:
     def complete(self, request: Request) -> Response:
         """Ask the source about the inputs of the call that is going on."""
         call = asked.get()
-        return self._kept(call, _predicted(call.sources[self._name], call.inputs))
+        with noting_engines() as engines:
+            prediction = _predicted(call.sources[self._name], call.inputs)
+        return self._kept(call, prediction, engines)
 
     def stream(self, request: Request) -> Generator[StreamEvent, None, None]:
         """The whole answer in one piece."""
@@ -107,14 +111,17 @@ class SourceEngine:
         """`complete` for coroutines."""
         call = asked.get()
         source = call.sources[self._name]
-        if isinstance(source, dspy.Module):
-            return self._kept(call, await source.acall(**call.inputs))
-        return self._kept(call, _predicted(source, call.inputs))
+        with noting_engines() as engines:
+            if isinstance(source, dspy.Module):
+                prediction = await source.acall(**call.inputs)
+            else:
+                prediction = _predicted(source, call.inputs)
+        return self._kept(call, prediction, engines)
 
-    def _kept(self, call: Asked, prediction: dspy.Prediction) -> Response:
+    def _kept(self, call: Asked, prediction: dspy.Prediction, engines: list[str]) -> Response:
         outputs = {name: serialize_for_json(value) for name, value in prediction.items()}
         key = f"{self._name}#{len(call.predictions)}"
-        call.predictions[key] = prediction
+        call.predictions[key] = prediction, tuple(dict.fromkeys(engines))
         return Response(
             id=None,
             model=self._name,

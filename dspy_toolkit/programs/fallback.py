@@ -41,11 +41,17 @@ class AnsweredPrediction(dspy.Prediction):  # type: ignore[misc]  # DSPy ships n
     """A prediction that says who gave it. Its fields are the signature's alone."""
 
     _answered_by = ""
+    _engines: tuple[str, ...] = ()
 
     @property
     def answered_by(self) -> str:
         """Name of the program, head model, memory or default that answered."""
         return self._answered_by
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the guarded engines that answered it, by their policy; none for a cache."""
+        return self._engines
 
 
 class FallbackProgram(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
@@ -119,11 +125,12 @@ class FallbackProgram(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
     def _signed(self, response: Response, call: Asked) -> AnsweredPrediction:
         data = response.provider_data or {}
         found = call.predictions.get(data[KEY]) if data.get("generated") is not False else None
-        prediction = typed(json.loads(response.text), self.signature) if found is None else found
+        prediction, engines = found or (typed(json.loads(response.text), self.signature), ())
         signed = AnsweredPrediction(**dict(prediction.items()))
         signed.set_lm_usage(prediction.get_lm_usage())
         signed._completions = prediction.completions
         signed._answered_by = answered_by(response) or ""
+        signed._engines = engines
         return signed
 
 

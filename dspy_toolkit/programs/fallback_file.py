@@ -7,11 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dspy.adapters.utils import serialize_for_json
+
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
+from dspy_toolkit.contract import LM15Error
+from dspy_toolkit.errors import EngineError, InvalidInput, nearest, reject_unknown_keys
 from dspy_toolkit.programs.answer_sources import HeadAnswers, Source, TypedDefault
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.fallback import FallbackProgram
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.signature import record_of, typed_values
+from dspy_toolkit.registry import validate_values
 from dspy_toolkit.resilience import AnswerMemory, read_policy
 from dspy_toolkit.store.files import read_text
 
@@ -60,6 +66,55 @@ def load_fallback_program(
     folder = path.absolute().parent
     sources = {name: _source(programs[name], folder, open_heads, settings) for name in programs}
     return FallbackProgram(sources, policy)
+
+
+def ask_with_fallbacks(
+    path: Path,
+    values: Mapping[str, Any],
+    *,
+    open_heads: OpenHeads | None = None,
+    settings: Settings | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Build a program with fallbacks from a file, call it once, and give its models back.
+
+    Args:
+        values: JSON values by input field.
+
+    Returns:
+        Its outputs as JSON values, and who answered.
+
+    Raises:
+        InvalidInput: an input is missing or unknown. EngineError: nobody answered.
+        Otherwise as `load_fallback_program`.
+    """
+    program = load_fallback_program(path, open_heads=open_heads, settings=settings)
+    try:
+        answer = program(**_typed_inputs(program, values))
+    except LM15Error as error:
+        raise EngineError(
+            f"{' '.join(str(error).split())}; end the fallbacks with an answer"
+        ) from error
+    finally:
+        for _, predictor in program.named_predictors():
+            if isinstance(predictor.lm, LocalLM):
+                predictor.lm.release()
+    outputs = {name: serialize_for_json(value) for name, value in answer.items()}
+    return outputs, answer.answered_by
+
+
+def _typed_inputs(program: FallbackProgram, values: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = program.signature.input_fields
+    for name in values:
+        if name not in inputs:
+            raise InvalidInput(f"unknown input {name!r}; {nearest(name, inputs)}")
+    for name in inputs:
+        if name not in values:
+            raise InvalidInput(f"input {name!r} is missing; inputs: {', '.join(inputs)}")
+    record = record_of(program.signature)
+    if record is None:
+        return dict(values)
+    validate_values(record, "inputs", values)
+    return typed_values(record, values)
 
 
 def _check_kind(given: Any, where: str) -> None:

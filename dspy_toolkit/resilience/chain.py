@@ -20,6 +20,7 @@ from dspy_toolkit.contract import (
     materialize_response,
 )
 from dspy_toolkit.events import FallbackUsed, emit
+from dspy_toolkit.resilience.answering import note
 from dspy_toolkit.resilience.attempt import GuardedStream
 from dspy_toolkit.resilience.call import Call, Visit
 from dspy_toolkit.resilience.clock import Clock
@@ -147,6 +148,7 @@ class Chain:
         raise first
 
     def _signed(self, provider_data: Any, link: _Link) -> dict[str, Any]:
+        note(link.guard.name)
         if link.guard.name != self._policy.primary:
             answered_in_place.get()()
         return {**(provider_data or {}), ANSWERED_BY: link.guard.name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,21 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from typer.testing import CliRunner
 
+from dspy_toolkit.cli.main import app
 from dspy_toolkit.contract import ServerError
 from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import InvalidInput, NotFound, UnknownKey
 from dspy_toolkit.events import Event, FallbackUsed, subscribed
 from dspy_toolkit.programs.answer_sources import Source, TypedDefault
+from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.fallback import FallbackProgram, in_order
 from dspy_toolkit.programs.fallback_file import load_fallback_program
-from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.modules import plan_of
+from dspy_toolkit.programs.signature import load_signature
+from dspy_toolkit.programs.speaking import speaking
 from dspy_toolkit.resilience import (
     AnswerMemory,
     BreakerPolicy,
@@ -27,9 +34,11 @@ from dspy_toolkit.resilience import (
     FaultyEngine,
     ManualClock,
     Policy,
+    ResilientEngine,
     RetryPolicy,
     TimeoutPolicy,
 )
+from tests.engine.tiny import write_model
 
 Team = Literal["atlas", "boreas", "unknown"]
 
@@ -230,6 +239,24 @@ def test_copies_ask_their_own_programs_and_can_be_saved_and_loaded(
     assert copy(ticket="b").answered_by == "large"
 
 
+def test_the_prediction_says_which_engine_answered_its_program_too(
+    clock: ManualClock, ask: Way
+) -> None:
+    policy = Policy("local", {"local": EnginePolicy(fallback="remote"), "remote": EnginePolicy()})
+    local = FaultyEngine(ScriptedEngine(lambda _: text("atlas")), clock)
+    remote = ScriptedEngine(lambda _: text("boreas"))
+    engine = ResilientEngine(policy, {"local": local, "remote": remote}, clock=clock)
+    predict = dspy.Predict(Triage)
+    predict.set_lm(LocalLM("x", engine=engine, async_engine=engine.async_twin, cache=False))
+    program = FallbackProgram({"only": predict}, clock=clock)
+    at_first = ask(program, ticket="no heat")
+    engine.breakers["local"].open()
+    later = ask(program, ticket="no heat")
+
+    assert (at_first.answered_by, at_first.engines) == ("only", ("local",))
+    assert (later.answered_by, later.engines) == ("only", ("remote",))
+
+
 def test_programs_with_fallbacks_may_be_nested_and_used_as_any_program(clock: ManualClock) -> None:
     large, small = model(clock, "atlas"), model(clock, "boreas")
     inner = FallbackProgram({"large": large.program, "small": small.program}, clock=clock)
@@ -356,3 +383,39 @@ def test_a_file_names_programs_that_must_exist(tmp_path: Path) -> None:
         load_fallback_program(
             write(tmp_path, FILE.replace('head_model = "heads"', 'artifact = "nowhere"'))
         )
+
+
+def test_a_file_of_real_artifacts_answers_by_the_command_and_says_who_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSPY_TK_HOME", str(tmp_path / "home"))
+    signature = load_signature("classify")
+    program = speaking(dspy.Predict(signature), "chat")
+    lm = local_lm(str(write_model(tmp_path / "tiny")), max_tokens=4)
+    save_artifact(
+        tmp_path / "artifact",
+        program,
+        plan_of(program),
+        lm,
+        {"inputs": list(signature.input_fields), "seed": 0, "prompt_format": "chat"},
+    )
+    lm.release()
+    file = write(
+        tmp_path,
+        """
+primary = "model"
+[programs.model]
+artifact = "artifact"
+fallback = "default"
+[programs.default]
+answer = { label = "none" }
+""",
+    )
+    inputs = json.dumps({"text": "no heat", "options": ["heating", "none"], "guide": None})
+    done = CliRunner().invoke(app, ["run", str(file), "--input", inputs, "--json"])
+    wrong = CliRunner().invoke(app, ["run", str(file), "--input", '{"txt": "a"}'])
+
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout) == {"label": "none"}
+    assert "default answered" in done.stderr
+    assert isinstance(wrong.exception, InvalidInput)

@@ -66,11 +66,6 @@ class HeldCalls:
         self._calls[call.number] = call
         return call
 
-    @property
-    def sent(self) -> int:
-        """How many are with the process."""
-        return sum(call.sent for call in list(self._calls.values()))
-
     def __len__(self) -> int:
         return len(self._calls)
 

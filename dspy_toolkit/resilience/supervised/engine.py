@@ -58,7 +58,7 @@ class SupervisedEngine:
         self._opening = opening
         self._policy = policy or SupervisionPolicy()
         self._supervisor = Supervisor(name, opening, self._policy)
-        self._forgotten = weakref.finalize(self, self._supervisor.close)
+        self._forgotten = weakref.finalize(self, self._supervisor.abandon)
         abilities = self._supervisor.opened.result()
         self.model_string: str = abilities["model_string"]
         self.supports_function_calling: bool = abilities.get("supports_function_calling", False)

@@ -102,6 +102,10 @@ class Supervisor:
             if life is not None and call.sent:
                 _order(life, {"cancel": call.number})
 
+    def abandon(self) -> None:
+        """Have the process ended soon. Waits for nothing, so finalizers may call it."""
+        self._closing.set()
+
     def close(self) -> None:
         """End the process. Calls in flight fail, and so do later ones."""
         self._closing.set()

@@ -19,8 +19,8 @@ from dspy_toolkit.contract import (
 from tests.resilience.laboratory.server import WORDS
 
 PAUSE_S = 0.003
-# What a call needs for itself, so that a process without memory notices.
-CALL_BYTES = 4 << 20
+# What a call needs for itself: so much that the system is asked for it anew each time.
+CALL_BYTES = 64 << 20
 
 
 class Words:
