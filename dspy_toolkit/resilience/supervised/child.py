@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -38,6 +40,8 @@ OUT_OF_MEMORY = 70
 ENGINE_DEAD = 71
 NOT_LOADED = 72
 
+# As C++, Metal and CUDA word it.
+_SAYS_SO = re.compile(r"bad_alloc|out of memory|insufficient memory", re.IGNORECASE)
 _ABILITIES = (
     "supports_function_calling",
     "supports_reasoning",
@@ -157,8 +161,8 @@ def abilities(engine: Any) -> Frame:
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out; nothing in the process can be trusted after that."""
     while error is not None:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "bad_alloc" in text or "out of memory" in text:
+        refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if refused or isinstance(error, MemoryError) or _SAYS_SO.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

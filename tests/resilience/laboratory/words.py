@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -37,12 +38,12 @@ class Words:
         raise AssertionError("a child streams where an engine has no counts")
 
     async def stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
-        room = bytearray(CALL_BYTES)
+        room = mmap.mmap(-1, CALL_BYTES)
         yield StreamStartEvent(model=request.model)
         for word in (*WORDS, str(request.messages[-1].text)):
             await asyncio.sleep(PAUSE_S)
             yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=0))
-        del room
+        room.close()
         yield StreamEndEvent(finish_reason="stop", usage=Usage(input_tokens=5, output_tokens=5))
 
 
