@@ -30,6 +30,8 @@ class Settings:
         dtype: "auto", "float32", "float16" or "bfloat16".
         blas: path of a BLAS library to load before MLX on Linux, "auto" to look for one, or "off".
         cache: whether answers are kept and reused across runs.
+        supervised: whether models run in processes of their own, which are watched and started
+            again when they fail; for serving.
     """
 
     home: Path = Path("~/.dspy-toolkit")
@@ -39,6 +41,7 @@ class Settings:
     dtype: str = "auto"
     blas: str = "auto"
     cache: bool = True
+    supervised: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "home", Path(self.home).expanduser().absolute())

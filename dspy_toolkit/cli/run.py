@@ -14,6 +14,7 @@ from dspy_toolkit.cli.output import out, out_json, say
 from dspy_toolkit.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from dspy_toolkit.config import Settings
     from dspy_toolkit.training.head_model import HeadModel
 
 
@@ -35,15 +36,17 @@ def run_command(
 
     Example: dspy-tk run ./artifact --input '{"ticket": "My parcel never came."}'
     """
+    from dspy_toolkit.config import load_settings
     from dspy_toolkit.programs.artifact import ask
 
     values = given_values(input)
+    settings = load_settings({"supervised": supervised or None})
     if artifact.suffix == ".toml":
-        if model is not None or adapter is not None or supervised:
+        if model is not None or adapter is not None:
             raise InvalidInput("a file of fallbacks names its models itself; leave the options out")
-        outputs = _asked_with_fallbacks(artifact, values)
+        outputs = _asked_with_fallbacks(artifact, values, settings)
     else:
-        outputs = ask(artifact, values, model=model, adapter=adapter, supervised=supervised)
+        outputs = ask(artifact, values, model=model, adapter=adapter, settings=settings)
     if json:
         out_json(outputs)
         return
@@ -52,12 +55,9 @@ def run_command(
         out(f"{name}: {text}")
 
 
-def _asked_with_fallbacks(file: Path, values: dict[str, Any]) -> dict[str, Any]:
-    from dspy_toolkit.config import load_settings
+def _asked_with_fallbacks(file: Path, values: dict[str, Any], settings: Settings) -> dict[str, Any]:
     from dspy_toolkit.engine.blas import preload_blas
     from dspy_toolkit.programs.fallback_file import ask_with_fallbacks
-
-    settings = load_settings()
 
     def open_heads(folder: Path) -> HeadModel:
         preload_blas(settings.blas)

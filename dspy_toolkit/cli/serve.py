@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dspy_toolkit.cli.options import Supervised
 from dspy_toolkit.cli.output import say
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def serve_command(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Never give a program's answer again.")
     ] = False,
+    supervised: Supervised = False,
     cache_ttl_s: Annotated[
         float, typer.Option(help="How long an answer may be given again.")
     ] = 300.0,
@@ -66,7 +68,7 @@ def serve_command(
     from dspy_toolkit.server.keys import FILE
     from dspy_toolkit.server.running import keys_for
 
-    settings = load_settings()
+    settings = load_settings({"supervised": supervised or None})
     door = Door(
         keys=keys_for(host, Keys(settings.home / FILE), no_keys),
         hosts=None if needs_keys(host) else LOCAL_HOSTS,

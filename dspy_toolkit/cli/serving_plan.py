@@ -8,12 +8,13 @@ from pathlib import Path
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.deployment import Deployments, Follower
-from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.engine import EngineOptions
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.ensemble import Ensemble
 from dspy_toolkit.programs.served import LoadedProgram, open_program, version_of
 from dspy_toolkit.programs.shelf import Shelf
+from dspy_toolkit.programs.supervised import model_engine
 from dspy_toolkit.server import Awaited, ServedModel
 
 
@@ -120,4 +121,4 @@ def _program(name: str, folder: Path, settings: Settings) -> LoadedProgram:
 
 
 def _model(name: str, reference: str, settings: Settings) -> ServedModel:
-    return ServedModel.over(name, open_engine(reference, EngineOptions(), settings))
+    return ServedModel.over(name, model_engine(reference, EngineOptions(), settings))

@@ -15,10 +15,11 @@ from typing import Any
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import Engine
-from dspy_toolkit.engine import EngineOptions, open_engine
+from dspy_toolkit.engine import EngineOptions
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.served import WitnessedEngine
+from dspy_toolkit.programs.supervised import model_engine
 from dspy_toolkit.resilience import FixedAnswer, Policy, RemoteEngine, ResilientEngine, read_policy
 from dspy_toolkit.store.files import read_text
 
@@ -40,7 +41,7 @@ class Source:
             file = self.values.get("key_file")
             key = None if file is None else _key_from(Path(file).expanduser())
             return RemoteEngine(self.values["url"], self.values["model"], key)
-        return open_engine(self.values["model"], EngineOptions(), settings)
+        return model_engine(self.values["model"], EngineOptions(), settings)
 
 
 def read_sources(path: Path) -> tuple[Policy, tuple[Source, ...]]:

@@ -87,7 +87,6 @@ class Artifact:
         model: str | None = None,
         adapter: Path | None = None,
         settings: Settings | None = None,
-        supervised: bool = False,
     ) -> LocalLM:
         """Open the model to run on: that of the compile run, unless another is named.
 
@@ -97,7 +96,6 @@ class Artifact:
             adapter: folder of a fine-tune, laid over that model; over the compile run's model,
                 where no other is named.
             settings: for opening it.
-            supervised: see `local_lm`.
 
         Raises:
             InvalidInput: the compile run's was made in Python and has no reference.
@@ -116,7 +114,6 @@ class Artifact:
             adapter=kept["adapter"] if same else adapter,
             seed=self.manifest["seed"],
             settings=settings,
-            supervised=supervised,
             **limits,
             **(kept["options"] if model is None else {}),
         )
@@ -250,7 +247,6 @@ def ask(
     adapter: Path | None = None,
     lm: LocalLM | None = None,
     settings: Settings | None = None,
-    supervised: bool = False,
 ) -> dict[str, Any]:
     """Load an artifact, call it once, and give its outputs as JSON values.
 
@@ -260,14 +256,13 @@ def ask(
         model, adapter, lm: what to run on instead of the model of the compile run, see
             `Artifact.language_model`.
         settings: for opening the model.
-        supervised: see `local_lm`.
 
     Raises:
         As `load_artifact`, `Artifact.program`, `Artifact.run` and `chosen_model`.
     """
     artifact = load_artifact(folder)
     artifact.check(values)
-    opened = partial(artifact.language_model, settings=settings, supervised=supervised)
+    opened = partial(artifact.language_model, settings=settings)
     with chosen_model(lm, model, adapter, opened) as used:
         return artifact.run(artifact.program(used), values)
 

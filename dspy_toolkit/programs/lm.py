@@ -220,7 +220,6 @@ def local_lm(
     max_tokens: int = 1024,
     seed: int = 0,
     settings: Settings | None = None,
-    supervised: bool = False,
     **options: Any,
 ) -> LocalLM:
     """Open a model on this machine as a language model for DSPy.
@@ -234,18 +233,16 @@ def local_lm(
         temperature: 0 takes the likeliest token every time.
         max_tokens: longest answer.
         seed: start of all sampling.
-        settings: where the cache lies and which device is used; read from the environment when
-            left out.
-        supervised: whether the model runs in a process of its own, which is watched and started
-            again when it fails; for programs that are served.
+        settings: where the cache lies, which device is used, and whether the model runs in a
+            process of its own; read from the environment when left out.
         options: further fields of `EngineOptions`, for example `min_p` or `template`.
 
     Raises:
         NotFound, InvalidInput, EngineError: the model does not exist, does not fit, or cannot be
             loaded.
     """
-    from dspy_toolkit.engine import EngineOptions, open_engine
-    from dspy_toolkit.programs.supervised import supervised_engine
+    from dspy_toolkit.engine import EngineOptions
+    from dspy_toolkit.programs.supervised import model_engine
 
     reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
     chosen = settings or current_settings()
@@ -256,8 +253,7 @@ def local_lm(
             reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
         )
     use_call_cache(chosen)
-    opened = supervised_engine if supervised else open_engine
-    engine = opened(
+    engine = model_engine(
         reference,
         EngineOptions(
             adapter=None if adapter is None else Path(adapter),

@@ -1,4 +1,4 @@
-"""A model of this machine in a process of its own."""
+"""Models of this machine, in this process or in one of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from dspy_toolkit.resilience import Opening, SupervisedEngine, SupervisionPolicy
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine import EngineOptions
+    from dspy_toolkit.engine.mlx_engine import MlxEngine
 
 _OPEN = "dspy_toolkit.engine.opening:open_described"
+
+
+def model_engine(
+    reference: str, options: EngineOptions, settings: Settings
+) -> MlxEngine | SupervisedEngine:
+    """`open_engine`, or `supervised_engine` where the settings say so."""
+    if settings.supervised:
+        return supervised_engine(reference, options, settings)
+    from dspy_toolkit.engine import open_engine
+
+    return open_engine(reference, options, settings)
 
 
 def supervised_engine(

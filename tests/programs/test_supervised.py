@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_supervised_model_answers_as_one_in_this_process_also_after_a_kill(
     heard: list[Event] = []
     metrics = Metrics()
     with subscribed(heard.append), subscribed(metrics):
-        there = local_lm(folder, max_tokens=8, settings=settings, supervised=True)
+        there = local_lm(folder, max_tokens=8, settings=replace(settings, supervised=True))
         engine = there.engine
         assert isinstance(engine, SupervisedEngine)
 

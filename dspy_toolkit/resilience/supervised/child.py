@@ -42,12 +42,6 @@ NOT_LOADED = 72
 
 # As C++, Metal and CUDA word it.
 _SAYS_SO = re.compile(r"bad_alloc|out of memory|insufficient memory", re.IGNORECASE)
-_ABILITIES = (
-    "supports_function_calling",
-    "supports_reasoning",
-    "supports_response_schema",
-    "supported_params",
-)
 
 
 class Child:
@@ -150,10 +144,10 @@ class Child:
 
 def abilities(engine: Any) -> Frame:
     """What DSPy asks an engine about itself, as JSON."""
-    told = {name: getattr(engine, name, None) for name in _ABILITIES}
+    names = [name for name in dir(engine) if name.startswith("supports_")]
     return {
-        **{name: value for name, value in told.items() if value is not None},
-        "supported_params": sorted(told["supported_params"] or ()),
+        "supports": {name: getattr(engine, name) for name in names},
+        "supported_params": sorted(engine.supported_params),
         "model_string": engine.model_string,
     }
 

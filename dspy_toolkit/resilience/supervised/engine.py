@@ -49,6 +49,11 @@ class SupervisedEngine:
         NotFound, InvalidInput, IntegrityError, EngineError: the child cannot open its engine.
     """
 
+    supports_function_calling: bool = False
+    supports_reasoning: bool = False
+    supports_response_schema: bool = False
+    supports_probabilities: bool = False
+
     def __init__(
         self,
         opening: Opening,
@@ -61,9 +66,7 @@ class SupervisedEngine:
         self._forgotten = weakref.finalize(self, self._supervisor.abandon)
         abilities = self._supervisor.opened.result()
         self.model_string: str = abilities["model_string"]
-        self.supports_function_calling: bool = abilities.get("supports_function_calling", False)
-        self.supports_reasoning: bool = abilities.get("supports_reasoning", False)
-        self.supports_response_schema: bool = abilities.get("supports_response_schema", False)
+        vars(self).update(abilities["supports"])
         self.supported_params = frozenset(abilities["supported_params"])
 
     @property
