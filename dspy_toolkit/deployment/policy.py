@@ -20,7 +20,14 @@ from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.served import WitnessedEngine
 from dspy_toolkit.programs.supervised import model_engine
-from dspy_toolkit.resilience import FixedAnswer, Policy, RemoteEngine, ResilientEngine, read_policy
+from dspy_toolkit.resilience import (
+    FixedAnswer,
+    Policy,
+    RemoteEngine,
+    ResilientEngine,
+    read_policy,
+    stored_in,
+)
 from dspy_toolkit.store.files import read_text
 
 _KEYS = ("model", "url", "key_file", "text")
@@ -72,13 +79,19 @@ def read_sources(path: Path) -> tuple[Policy, tuple[Source, ...]]:
 
 
 def guarded(lm: LocalLM, path: Path, settings: Settings) -> LocalLM:
-    """The same language model behind a bundle's policy; releasing it releases all its engines."""
+    """The same language model behind a bundle's policy; releasing it releases all its engines.
+
+    The state of its circuits lies in `<home>/breakers` and survives a restart.
+    """
     policy, sources = read_sources(path)
     engines: dict[str, Engine] = {policy.primary: lm.engine}
+    kept = stored_in(settings.home / "breakers")
     try:
         for source in sources:
             engines[source.name] = source.open(settings)
-        engine = ResilientEngine(policy, engines)
+        engine = ResilientEngine(
+            policy, engines, storage=lambda name: kept(f"{path.parent.name}.{name}")
+        )
         return LocalLM(
             lm.model,
             engine=engine,
