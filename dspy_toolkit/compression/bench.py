@@ -12,7 +12,7 @@ from typing import Any
 
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit
 from dspy_toolkit.store.files import read_json
 
@@ -66,6 +66,12 @@ def bench(
 
     subjects = [look_at(model, chosen) for model in models]
     device = working_device(chosen)
+    need = sum(4 * s.parameters if device.slow_quantized else s.nbytes for s in subjects)
+    if need > device.memory_bytes:
+        raise EngineError(
+            f"{len(subjects)} models at once need {need / 1e9:.1f} GB and {device.name} offers "
+            f"{device.memory_bytes / 1e9:.1f} GB; measure fewer, and compare with --against"
+        )
     facts: list[dict[str, Any]] = []
     opened = []
     with mx.stream(device.kind):

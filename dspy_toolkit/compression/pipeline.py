@@ -218,16 +218,13 @@ class Pipeline:
         times: dict[str, list[float]] = {point.folder: [] for point in points}
         emit(PhaseStarted("compress", "latency", _LATENCY_ROUNDS))
         with mx.stream(device.kind):
-            models = {
-                point.folder: open_subject(look_at(point.folder, self._settings), device).model
-                for point in points
-            }
-            for round_ in range(_LATENCY_ROUNDS + 1):
-                for folder, model in models.items():
-                    taken = [replay_s(model, row) for row in data.held[:_REPLAYED]]
-                    # The first round only warms up.
-                    times[folder] += taken if round_ else []
-                emit(PhaseAdvanced("compress", "latency", round_, None))
+            for round_ in range(_LATENCY_ROUNDS):
+                for point in points:
+                    # One at a time in memory: together they may not fit.
+                    model = open_subject(look_at(point.folder, self._settings), device).model
+                    replay_s(model, data.held[0])
+                    times[point.folder] += [replay_s(model, r) for r in data.held[:_REPLAYED]]
+                emit(PhaseAdvanced("compress", "latency", round_ + 1, None))
         return times
 
     def _screened(self, points: Sequence[Point], original: Point) -> list[Point]:

@@ -18,6 +18,11 @@ def plain_model(folder: Path) -> Path:
     return write_model(folder / "plain")
 
 
+def wide_model(folder: Path) -> Path:
+    """Wide enough that a product of thin matrices is faster on any machine."""
+    return write_model(folder / "wide", more={"hidden_size": 512, "intermediate_size": 1024})
+
+
 def packed_model(folder: Path) -> Path:
     """The same, packed into 4 bits."""
     return write_model(folder / "packed", bits=4)

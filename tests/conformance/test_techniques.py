@@ -108,6 +108,12 @@ class TestDistill(TechniqueContract):
 class TestFactorize(TechniqueContract):
     name = "factorize"
     options: Mapping[str, Any] = {"rank": 8, "embedding": True, "length": 16}
+    repeats = False
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return making.wide_model(tmp_path_factory.mktemp("models"))
 
 
 def test_every_technique_is_held_to_the_contract() -> None:
