@@ -18,7 +18,7 @@ from dspy_toolkit.programs.task import load_task
 from tests.compression.making import packed_model
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "ticket_triage"
-FEW = {"train": 12, "validation": 16, "test": 16}
+FEW = {"train": 8, "validation": 8, "test": 8}
 CANDIDATES = ("rtn-8", "rtn-4")
 
 
@@ -31,7 +31,7 @@ def small_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     task = folder / "task.toml"
     text = task.read_text().split("[optimizer]")[0]
-    task.write_text(f'{text}[optimizer]\nname = "labeled_few_shot"\nk = 4\n')
+    task.write_text(f'{text}[optimizer]\nname = "labeled_few_shot"\nk = 2\n')
     return folder
 
 
@@ -47,7 +47,7 @@ def report(small_task: Path, home: Settings) -> dict[str, Any]:
         "embedded",
         ["score>=baseline-0.1", "size<=0.6x"],
         candidates=CANDIDATES,
-        block=8,
+        block=4,
         settings=home,
     )
 
@@ -80,7 +80,7 @@ def test_asked_again_it_goes_on_where_it_stopped(
     journal = Path(report["folder"]) / "journal.json"
     kept = json.loads(journal.read_text())
     # As a kill leaves it: the last block of the original's scores is not there yet.
-    cut = {**kept, "scores": {"original": kept["scores"]["original"][:8]}}
+    cut = {**kept, "scores": {"original": kept["scores"]["original"][:4]}}
     cut.pop("confirmed", None)
     journal.write_text(json.dumps(cut))
 
@@ -89,7 +89,7 @@ def test_asked_again_it_goes_on_where_it_stopped(
         "embedded",
         ["score>=baseline-0.1", "size<=0.6x"],
         candidates=CANDIDATES,
-        block=8,
+        block=4,
         settings=home,
     )
 
@@ -100,7 +100,7 @@ def test_an_impossible_goal_is_named_with_the_nearest_point(
     small_task: Path, home: Settings
 ) -> None:
     found = run_pipeline(
-        small_task, "embedded", ["size<=0.1x"], candidates=CANDIDATES, block=8, settings=home
+        small_task, "embedded", ["size<=0.1x"], candidates=CANDIDATES, block=4, settings=home
     )
 
     assert found["recommended"] is None
