@@ -8,33 +8,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from dspy_toolkit.compiler.gate import judge
 from dspy_toolkit.compiler.statistics import mean_interval, paired_interval
 from dspy_toolkit.compiler.trial import Trial
-from dspy_toolkit.compression.build import build, models_folder, order
-from dspy_toolkit.compression.calibration import CalibrationSet
+from dspy_toolkit.compression.build import models_folder
 from dspy_toolkit.compression.calibration_sources import from_task
+from dspy_toolkit.compression.costs import Costs
 from dspy_toolkit.compression.goals import Goal
 from dspy_toolkit.compression.journal import Journal
-from dspy_toolkit.compression.opened import open_subject, working_device
 from dspy_toolkit.compression.pareto_plot import FILE as PLOT
 from dspy_toolkit.compression.pareto_plot import pareto_plot
-from dspy_toolkit.compression.plan import Candidate, planned
+from dspy_toolkit.compression.plan import planned
 from dspy_toolkit.compression.points import Point, front
 from dspy_toolkit.compression.racing import Finish, Track, race
-from dspy_toolkit.compression.speed import quantile, replay_s
-from dspy_toolkit.compression.subject import Subject, look_at
+from dspy_toolkit.compression.subject import look_at
 from dspy_toolkit.config import Settings
-from dspy_toolkit.engine import EngineOptions, describe_model
-from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit
 from dspy_toolkit.store.files import sha256_json, storage_errors, write_json, write_text
 from dspy_toolkit.store.lock import working_in
 
 REPORT = "report.json"
-_REPLAYED, _LATENCY_ROUNDS = 6, 3
 
 
 @dataclass(frozen=True)
@@ -123,11 +116,10 @@ class Pipeline:
         # What candidates learn from must not be what they are raced on.
         data = from_task(self._trial, self._subject, self._settings, ("train",))
         candidates, refused = planned(self._subject, self._options.candidates)
-        original = self._original()
-        points, failed = self._built(candidates, data, original)
-        points = self._timed([original, *points], data, journal)
-        original, points = points[0], points[1:]
-        screened = self._screened(points, original)
+        costs = Costs(self._subject, self._goals, data, self._settings)
+        points, failed = costs.built(candidates)
+        original, *points = costs.timed([costs.original(), *points], journal)
+        screened = costs.screened(points, original)
         runners = [point for point in screened if point.state != "screened out"]
         runners.sort(key=lambda point: (point.size_bytes, point.memory_bytes, point.kl or 0.0))
         raced, original, calls = self._raced(runners, original, journal)
@@ -143,106 +135,6 @@ class Pipeline:
             },
             journal,
         )
-
-    def _original(self) -> Point:
-        return replace(self._point("original", self._subject), state="original", kl=0.0)
-
-    def _point(self, name: str, subject: Subject) -> Point:
-        facts = describe_model(str(subject.folder), EngineOptions(), self._settings)
-        return Point(
-            name=name,
-            folder=str(subject.folder),
-            program=None,
-            size_bytes=subject.nbytes,
-            memory_bytes=facts.weight_bytes,
-            parameters=subject.parameters,
-        )
-
-    def _built(
-        self, candidates: Sequence[Candidate], data: CalibrationSet, original: Point
-    ) -> tuple[list[Point], list[dict[str, str]]]:
-        """Make every candidate; one that cannot be made is told, not fatal."""
-        points: list[Point] = []
-        failed: list[dict[str, str]] = []
-        emit(PhaseStarted("compress", "build", len(candidates)))
-        for done, candidate in enumerate(candidates, start=1):
-            folder = self._subject.reference
-            kl: float | None = None
-            try:
-                for step in candidate.steps:
-                    wanted = order(folder, step.technique, step.options, data, self._settings)
-                    made = build(wanted, self._settings)
-                    folder, kl = str(made.folder), made.measures.get("kl")
-                    if len(candidate.steps) > 1 and step is candidate.steps[-1]:
-                        kl = self._kl_to_original(Path(folder), data)
-            except ToolkitError as error:
-                failed.append({"name": candidate.name, "reason": str(error)})
-                continue
-            subject = look_at(folder, self._settings)
-            points.append(replace(self._point(candidate.name, subject), kl=kl, state="runs"))
-            emit(PhaseAdvanced("compress", "build", done, None))
-        return points, failed
-
-    def _kl_to_original(self, folder: Path, data: CalibrationSet) -> float:
-        """A chain's own measure is against the step before; this one is against the beginning."""
-        from dspy_toolkit.compression.divergence import Reference
-
-        device = working_device(self._settings)
-        with mx.stream(device.kind):
-            vocabulary = int(self._subject.config.get("vocab_size") or 256)
-            reference = Reference(open_subject(self._subject, device).model, data.held, vocabulary)
-            other = open_subject(look_at(str(folder), self._settings), device)
-            return round(reference.compare_kl(other.model), 6)
-
-    def _timed(self, points: list[Point], data: CalibrationSet, journal: Journal) -> list[Point]:
-        """Latency of one call alone, models taking turns; only where a goal asks for it."""
-        if not any(goal.quantity == "latency" for goal in self._goals):
-            return points
-        known: dict[str, list[float]] = journal.get("latency") or {}
-        missing = [point for point in points if point.folder not in known]
-        if missing:
-            # Measured anew for all of them: times of two sittings cannot be compared.
-            known = self._latencies(points, data)
-            journal.put("latency", known)
-        return [
-            replace(
-                point,
-                latency_p50_s=round(quantile(known[point.folder], 0.5), 6),
-                latency_p95_s=round(quantile(known[point.folder], 0.95), 6),
-            )
-            for point in points
-        ]
-
-    def _latencies(self, points: Sequence[Point], data: CalibrationSet) -> dict[str, list[float]]:
-        device = working_device(self._settings)
-        times: dict[str, list[float]] = {point.folder: [] for point in points}
-        emit(PhaseStarted("compress", "latency", _LATENCY_ROUNDS))
-        with mx.stream(device.kind):
-            for round_ in range(_LATENCY_ROUNDS):
-                for point in points:
-                    # One at a time in memory: together they may not fit.
-                    model = open_subject(look_at(point.folder, self._settings), device).model
-                    replay_s(model, data.held[0])
-                    times[point.folder] += [replay_s(model, r) for r in data.held[:_REPLAYED]]
-                emit(PhaseAdvanced("compress", "latency", round_ + 1, None))
-        return times
-
-    def _screened(self, points: Sequence[Point], original: Point) -> list[Point]:
-        """Leave out before any program call what cannot be the answer."""
-        costs = [goal for goal in self._goals if goal.quantity != "score"]
-        kept: list[Point] = []
-        for point in points:
-            missed = [goal.text for goal in costs if not goal.holds(point, original)]
-            rival = _same_cost_and_nearer(point, points)
-            reason = (
-                f"misses {', '.join(missed)}"
-                if missed
-                else f"{rival.name} costs no more and is nearer to the original"
-                if rival
-                else ""
-            )
-            kept.append(replace(point, state="screened out", reason=reason) if reason else point)
-        return kept
 
     def _order(self) -> tuple[int, ...]:
         """Numbers of the examples raced on, shuffled once."""
@@ -415,21 +307,6 @@ def _scored(point: Point, scores: Sequence[float]) -> Point:
         examples=len(scores),
         interval=(round(low, 6), round(high, 6)),
     )
-
-
-def _same_cost_and_nearer(point: Point, points: Sequence[Point]) -> Point | None:
-    """A candidate that costs no more in anything and diverges less."""
-    for other in points:
-        if other is point or point.kl is None or other.kl is None:
-            continue
-        cheap = (
-            other.size_bytes <= point.size_bytes
-            and other.memory_bytes <= point.memory_bytes
-            and (other.latency_p50_s or 0.0) <= 1.02 * (point.latency_p50_s or 0.0)
-        )
-        if cheap and (other.kl, other.name) < (point.kl, point.name):
-            return other
-    return None
 
 
 def _before_the_kept(points: Sequence[Point]) -> list[Point]:

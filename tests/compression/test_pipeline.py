@@ -109,6 +109,26 @@ def test_an_impossible_goal_is_named_with_the_nearest_point(
     assert found["calls"] == FEW["validation"]
 
 
+def test_a_candidate_that_only_its_score_keeps_out_gets_prompts_of_its_own(
+    small_task: Path, home: Settings
+) -> None:
+    found = run_pipeline(
+        small_task,
+        "embedded",
+        ["score>=baseline+0.9"],
+        candidates=["rtn-8"],
+        recompile=1,
+        block=4,
+        settings=home,
+    )
+    point = found["points"][1]
+
+    assert "with prompts of its own" in point["reason"]
+    assert Path(point["program"]).is_dir()
+    assert found["calls_recompiling"] == FEW["validation"]
+    assert found["recommended"] is None
+
+
 def test_the_result_is_a_model_that_programs_run_on(
     report: dict[str, Any], small_task: Path, home: Settings
 ) -> None:
