@@ -23,7 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = ROOT / "examples" / "ticket_triage"
+KEPT = "benchmark-compression"
 GUIDE = ROOT / "docs" / "compression.md"
+PEER_ROUNDS = 2
 HEAL = {"heal": True, "steps": 150, "batch": 4, "learning_rate": 2e-3}
 CUT = {**HEAL, "method": "activation"}
 SPARSE = {"structure": "unstructured", "target": 0.8}
@@ -73,7 +75,7 @@ def main() -> None:
 
     settings = Settings(home=options.home)
     preload_blas(settings.blas)
-    kept = Results(options.home / "benchmark-compression.json")
+    kept = Results(options.home / KEPT)
     program = compiled(settings, kept)
     parts = {
         "techniques": lambda: techniques(settings, kept, program),
@@ -102,19 +104,18 @@ def parse() -> argparse.Namespace:
 
 
 class Results:
-    """What was measured so far, by key, kept after every step."""
+    """What was measured so far, a file a key, kept after every step."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._values: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def get(self, key: str) -> Any:
-        return self._values.get(key)
+        path = self._folder / f"{key}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def put(self, key: str, value: Any) -> None:
-        self._values[key] = value
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._values, indent=1))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / f"{key}.json").write_text(json.dumps(value, indent=1))
 
 
 def compiled(settings: Any, kept: Results) -> Path:
@@ -186,7 +187,7 @@ def speeds(settings: Any, kept: Results) -> None:
 def peers(options: argparse.Namespace, kept: Results) -> None:
     """mlx-lm's own way for the same recipe, each in a process of its own, in turns."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(3):
+    for _ in range(PEER_ROUNDS):
         for side in ("rtn ours", "rtn mlx-lm", "dwq ours", "dwq mlx-lm"):
             with tempfile.TemporaryDirectory() as folder:
                 command = [
@@ -214,7 +215,7 @@ def one_side(options: argparse.Namespace) -> None:
 
     recipe, _, side = options.side.partition(" ")
     home, fresh = Settings(home=options.home), Settings(home=Path(options.folder) / "home")
-    program = Path(json.loads((options.home / "benchmark-compression.json").read_text())["program"])
+    program = Path(Results(options.home / KEPT).get("program"))
     data = from_task(Trial(program, settings=home), look_at("embedded", home), home)
     steps = {"bits": 4, "steps": 8, "batch": 2, "learning_rate": 1e-4}
     began = time.perf_counter()
@@ -403,7 +404,9 @@ def show_speeds(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def show_peers(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-    yield from head("recipe", "side", "seconds, least of 3", "peak memory", "KL", "weights")
+    yield from head(
+        "recipe", "side", f"seconds, least of {PEER_ROUNDS}", "peak memory", "KL", "weights"
+    )
     for side, runs in found.items():
         recipe, _, who = side.partition(" ")
         yield line(

@@ -247,7 +247,7 @@ def distill(
             teacher, student, options, task=task, calibration=calibration, output=output
         )
     if json:
-        out_json([{"folder": str(each.folder), **each.manifest} for each in built])
+        out_json({"stages": [{"folder": str(each.folder), **each.manifest} for each in built]})
         return
     for each in built:
         _show(each, output if each is built[-1] else None)
