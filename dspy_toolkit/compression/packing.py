@@ -105,8 +105,12 @@ def pack(
     def predicate(path: str, module: Any) -> bool | dict[str, Any]:
         if not hasattr(module, "to_quantized"):
             return False
+        rule = own_rule(model, path, module)
+        if isinstance(rule, dict):
+            written[path] = rule
+            return rule
         packing = chosen(path)
-        if packing is None or not packing.fits(tuple(module.weight.shape)):
+        if not rule or packing is None or not packing.fits(tuple(module.weight.shape)):
             return False
         if packing == default:
             return True
@@ -115,6 +119,13 @@ def pack(
 
     nn.quantize(model, default.group, default.bits, mode=default.mode, class_predicate=predicate)
     return {**config, "quantization": written, "quantization_config": written}
+
+
+def own_rule(model: Any, path: str, module: Any) -> bool | dict[str, Any]:
+    """What mlx-lm's class of a model says about packing a module: whether, or how instead."""
+    rule = getattr(model, "quant_predicate", None)
+    told: bool | dict[str, Any] = True if rule is None else rule(path, module)
+    return told
 
 
 def packed_modules(model: Any) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from dspy_toolkit.compression.opened import cast, silent
 from dspy_toolkit.compression.packing import (
     Packing,
     estimate_packed,
+    own_rule,
     pack,
     packable,
     packed_modules,
+    plain_modules,
 )
 from dspy_toolkit.compression.quantize_options import AwqOptions, Packed, Windowed
 from dspy_toolkit.compression.subject import Subject, Unsupported
@@ -62,18 +64,25 @@ class Quantizer:
     def check(self, work: Work, made: Made, model: Any) -> dict[str, Any]:
         """Every matrix that can be packed is, as promised."""
         packing: Packing = work.options.packing
-        found = packed_modules(model)
+        # Not those of the model loaded again: a CPU expands them.
+        found = packed_modules(made.model)
         wrong = [
             path
             for path, module in found.items()
             if (module.bits, module.group_size) != (packing.bits, packing.group)
+            and own_rule(made.model, path, module) is True
         ]
-        # On a CPU packed weights are expanded when they are loaded.
-        if wrong or not (found or work.opened.device.slow_quantized):
+        left = [
+            path
+            for path, module in plain_modules(made.model).items()
+            if packing.fits(tuple(module.weight.shape))
+            and own_rule(made.model, path, module) is True
+        ]
+        if wrong or left:
             raise IntegrityError(
-                f"{self.name} left {wrong[:1] or 'every matrix'} packed otherwise; report this"
+                f"{self.name} left {(wrong + left)[0]} packed otherwise than asked; report this"
             )
-        return {"packed": len(packed_modules(made.model))}
+        return {"packed": len(found)}
 
 
 class RTN(Quantizer):
