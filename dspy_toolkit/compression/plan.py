@@ -38,7 +38,7 @@ class Refused:
     reason: str
 
 
-_HEAL = {"heal": True, "steps": 150, "batch": 4}
+_HEAL = {"heal": True, "steps": 100, "batch": 4}
 _CUT = {"ffn-10": ("ffn", 0.10), "width-25": ("width", 0.25), "layers-10": ("layers", 0.10)}
 
 
@@ -51,9 +51,9 @@ def table(group: int) -> dict[str, Candidate]:
         "awq-4": Step("awq", {"bits": 4, "group": group}),
         "smoothquant-4": Step("smoothquant", {"bits": 4, "group": group}),
         "gptq-4": Step("gptq", {"bits": 4, "group": group}),
-        "dwq-4": Step("dwq", {"bits": 4, "group": group}),
-        "dwq-3": Step("dwq", {"bits": 3, "group": group}),
-        "dwq-2": Step("dwq", {"bits": 2, "group": group}),
+        "dwq-4": Step("dwq", {"bits": 4, "group": group, "steps": 40}),
+        "dwq-3": Step("dwq", {"bits": 3, "group": group, "steps": 40}),
+        "dwq-2": Step("dwq", {"bits": 2, "group": group, "steps": 40}),
     }
     cut = {
         name: Step("prune", {"structure": structure, "target": target, **_HEAL})

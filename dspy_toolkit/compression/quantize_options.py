@@ -102,7 +102,7 @@ class DwqOptions(Packed):
         seed: of the order of rows.
     """
 
-    steps: Annotated[int, whole(1)] = 40
+    steps: Annotated[int, whole(1)] = 60
     batch: Annotated[int, whole(1)] = 4
     learning_rate: Annotated[float, number(0, above=True)] = 1e-4
     temperature: Annotated[float, number(0, 100, above=True)] = 2.0
