@@ -11,7 +11,13 @@ from dspy_toolkit.compression.points import Point, front
 FILE = "pareto.svg"
 _WIDTH, _HEIGHT = 680, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 656, 40, 344
-_COLOURS = {"original": "#c60", "kept": "#080", "dropped": "#a33", "not needed": "#68a"}
+_COLOURS = {
+    "original": "#c60",
+    "kept": "#080",
+    "dropped": "#a33",
+    "not needed": "#68a",
+    "rolled back": "#a33",
+}
 
 
 def pareto_plot(title: str, points: Sequence[Point], recommended: str | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.compiler.gate import judge
+from dspy_toolkit.compiler.gate import WORSE, judge
 from dspy_toolkit.compiler.statistics import mean_interval, paired_interval
 from dspy_toolkit.compiler.trial import Trial
 from dspy_toolkit.compression.build import models_folder
@@ -122,7 +122,7 @@ class Pipeline:
         screened = costs.screened(points, original)
         runners = [point for point in screened if point.state != "screened out"]
         runners.sort(key=lambda point: (point.size_bytes, point.memory_bytes, point.kl or 0.0))
-        raced, original, calls = self._raced(runners, original, journal)
+        raced, original, calls = self._kept_or_rolled_back(runners, original, journal)
         raced, extra = self._with_own_prompts(raced, original, journal)
         everything = [original, *raced, *(p for p in screened if p.state == "screened out")]
         return self._concluded(
@@ -144,6 +144,21 @@ class Pipeline:
 
     def _pool(self) -> list[Any]:
         return self._trial.examples("validation")
+
+    def _kept_or_rolled_back(
+        self, runners: Sequence[Point], original: Point, journal: Journal
+    ) -> tuple[list[Point], Point, int]:
+        """Race; where the gate then calls the kept one worse, go on without it."""
+        rolled: list[Point] = []
+        while True:
+            left = [point for point in runners if point.name not in {p.name for p in rolled}]
+            raced, scored, calls = self._raced(left, original, journal)
+            kept = [p for p in raced if p.state == "kept" and self._holds(p, scored)]
+            if not kept or self._confirmed(kept[0], journal)["gate"]["verdict"] != WORSE:
+                points = sorted([*raced, *rolled], key=lambda point: point.size_bytes)
+                return points, scored, calls
+            why = f"{kept[0].reason}, but worse on the test examples"
+            rolled.append(replace(kept[0], state="rolled back", reason=why))
 
     def _raced(
         self, runners: Sequence[Point], original: Point, journal: Journal
@@ -221,6 +236,7 @@ class Pipeline:
         kept = [p for p in points if p.state == "kept" and self._holds(p, original)]
         kept.sort(key=lambda point: (point.size_bytes, -(point.score or 0.0)))
         recommended = kept[0] if kept else None
+        evidence = self._confirmed(recommended, journal) if recommended else None
         title = f"{self._trial.task.name} on {self._subject.name}"
         if any(point.score is not None for point in points):
             plot = pareto_plot(title, points, recommended.name if recommended else None)
@@ -235,8 +251,9 @@ class Pipeline:
             "points": [point.to_dict() for point in points],
             "front": [point.name for point in front(points)],
             "recommended": recommended.name if recommended else None,
-            "evidence": self._confirmed(recommended, journal) if recommended else None,
+            "evidence": evidence,
             "nearest": None if recommended else self._nearest(points, original),
+            "calls_confirming": sum(2 * len(pair[0]) for pair in _confirmations(journal)),
             **facts,
         }
 
@@ -292,6 +309,10 @@ class Pipeline:
                 if not goal.holds(best, original)
             ],
         }
+
+
+def _confirmations(journal: Journal) -> list[list[list[float]]]:
+    return list((journal.get("confirmed") or {}).values())
 
 
 def _finished(point: Point, finish: Finish) -> Point:

@@ -48,6 +48,8 @@ def table(group: int) -> dict[str, Candidate]:
         "rtn-8": Step("rtn", {"bits": 8, "group": group}),
         "mixed-5": Step("mixed", {"target": 5.5, "group": group}),
         "rtn-4": Step("rtn", {"bits": 4, "group": group}),
+        "rtn-3": Step("rtn", {"bits": 3, "group": group}),
+        "rtn-2": Step("rtn", {"bits": 2, "group": group}),
         "awq-4": Step("awq", {"bits": 4, "group": group}),
         "smoothquant-4": Step("smoothquant", {"bits": 4, "group": group}),
         "gptq-4": Step("gptq", {"bits": 4, "group": group}),

@@ -23,7 +23,7 @@ class Point:
         examples: how many it was scored on.
         interval: 95 % confidence interval of the score, or None.
         latency_p50_s, latency_p95_s: of one call alone, or None.
-        state: "original", "kept", "dropped", "not needed" or "screened out".
+        state: "original", "kept", "dropped", "rolled back", "not needed" or "screened out".
         reason: why, in a few words.
     """
 

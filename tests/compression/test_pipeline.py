@@ -18,7 +18,7 @@ from dspy_toolkit.programs.task import load_task
 from tests.compression.making import packed_model
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "ticket_triage"
-FEW = {"train": 8, "validation": 8, "test": 8}
+FEW = {"train": 8, "validation": 8, "test": 24}
 CANDIDATES = ("rtn-8", "rtn-4")
 
 
@@ -127,6 +127,24 @@ def test_a_candidate_that_only_its_score_keeps_out_gets_prompts_of_its_own(
     assert Path(point["program"]).is_dir()
     assert found["calls_recompiling"] == FEW["validation"]
     assert found["recommended"] is None
+
+
+def test_one_that_is_worse_on_the_test_examples_is_rolled_back(
+    small_task: Path, home: Settings
+) -> None:
+    found = run_pipeline(
+        small_task,
+        "embedded",
+        ["score>=baseline-1"],
+        candidates=["rtn-2", "rtn-8"],
+        block=4,
+        settings=home,
+    )
+    states = {point["name"]: point["state"] for point in found["points"]}
+
+    assert states["rtn-2"] == "rolled back"
+    assert found["recommended"] == "rtn-8"
+    assert found["calls_confirming"] == 4 * FEW["test"]
 
 
 def test_the_result_is_a_model_that_programs_run_on(
