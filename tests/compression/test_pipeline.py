@@ -18,7 +18,7 @@ from dspy_toolkit.programs.task import load_task
 from tests.compression.making import packed_model
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "ticket_triage"
-FEW = {"train": 8, "validation": 8, "test": 24}
+FEW = {"train": 8, "validation": 8, "test": 64}
 CANDIDATES = ("rtn-8", "rtn-4")
 
 
