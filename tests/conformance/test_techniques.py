@@ -24,8 +24,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return making.plain_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def model(plain: Path) -> Path:
+    return plain
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +40,9 @@ def packed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(
-    model: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+    plain: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> CalibrationSet:
-    return making.reading(tmp_path_factory.mktemp("text"), model, settings)
+    return making.reading(tmp_path_factory.mktemp("text"), plain, settings)
 
 
 class TestRTN(TechniqueContract):
