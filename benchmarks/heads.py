@@ -24,6 +24,7 @@ from dspy_toolkit.compiler.heads import lessons, score_heads
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.compiler.scoring import score_path
 from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.task import Task, load_task
 from dspy_toolkit.training import HeadOptions, examples_of, train_heads
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("task", type=Path)
     parser.add_argument("--model", default="embedded", help="any model reference")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -48,7 +49,9 @@ def compare(task: Task, asked: argparse.Namespace, settings: Settings) -> dict[s
     compiled = compile_task(
         task, CompileOptions(model=asked.model, seed=asked.seed, keep_anyway=True), settings
     )
-    program = score_path(compiled.folder, settings=settings)
+    lm = load_artifact(compiled.folder / "artifact").language_model(settings=settings)
+    program = score_path(compiled.folder, lm=lm, settings=settings)
+    lm.release()
     rows = lessons(task, compiled.folder, settings)
     train, validation = (
         examples_of(rows.signature, each) for each in (rows.train, rows.validation)

@@ -1,4 +1,4 @@
-"""Training examples for `dspy-tk train`: `examples` from the beginning, `whole` from whole prompts.
+"""Training examples for `dspy-tk train`: the forms of the curriculum, one after the other.
 
 A batch is a function of seed and number, so a run that was stopped goes on with the same ones.
 """
@@ -13,22 +13,11 @@ import mixture
 from episodes import Piece
 from tokens import PieceEncoder, build
 
-FAR = 10**9
-
 
 def examples(seed: int, batch: int, count: int) -> list[dict[str, Any]]:
     """The episodes of a batch, of about `count` times 256 tokens, all of one form and length."""
-    return _batch(seed, batch, batch, count)
-
-
-def whole(seed: int, batch: int, count: int) -> list[dict[str, Any]]:
-    """The same when every level of the curriculum is done."""
-    return _batch(seed, batch, FAR, count)
-
-
-def _batch(seed: int, batch: int, step: int, count: int) -> list[dict[str, Any]]:
     rng = Random(f"{seed}:{batch}")
-    form = mixture.choose(step, rng)
+    form = mixture.choose(batch, rng)
     length = mixture.length(form, rng)
     rows: list[dict[str, Any]] = []
     while len(rows) < max(1, count * 256 // length):

@@ -34,25 +34,25 @@ LENGTHS = {
     "mood": (256, 320),
     "twins": (256, 320),
     "clauses": (256, 384),
-    "full": (176, 256, 384, 512, 640, 900, 1400),
+    "full": (176, 256, 384, 512, 640, 900),
     "made_up": (256, 384, 512),
     "extract": (176, 256, 384, 640),
     "spans": (192, 256, 384),
     "verdicts": (192, 256, 384),
-    "either": (256, 384, 640, 1800),
+    "either": (256, 384, 640),
 }
 # Shares of whole prompts, once every level is done.
 WHOLE = {
-    "full": 6,
-    "clauses": 1,
+    "full": 9,
+    "clauses": 2,
     "twins": 1,
     "mood": 1,
-    "phrase": 1,
-    "made_up": 3,
-    "extract": 2,
-    "spans": 2,
-    "verdicts": 4,
-    "either": 3,
+    "mood_named": 1,
+    "made_up": 2,
+    "extract": 1.5,
+    "spans": 1.5,
+    "verdicts": 1.5,
+    "either": 1.5,
 }
 
 
@@ -67,9 +67,7 @@ def choose(step: int, rng: Random) -> str:
 
 
 def length(form: str, rng: Random) -> int:
-    """Tokens of an episode; the longest are rare."""
-    lengths = LENGTHS[form]
-    return rng.choices(lengths, [1 if each <= 1000 else 0.4 for each in lengths])[0]
+    return rng.choice(LENGTHS[form])
 
 
 def draw(form: str, rng: Random, room: Room) -> list[Piece]:
