@@ -35,6 +35,21 @@ class Chooser:
             self._look(sequence.answer, forced=len(sequence.answer))
 
     @property
+    def free(self) -> bool:
+        """Whether the likeliest token is taken every time, with nothing to know of it."""
+        return (
+            self._guide is None
+            and not self._processors
+            and self._sampler is greedy
+            and self._sequence.logprobs is None
+        )
+
+    def take(self, token: int) -> Drawn:
+        """Take a token that was drawn elsewhere, for a row that is free."""
+        self._tokens.append(token)
+        return Drawn(token)
+
+    @property
     def ended(self) -> bool:
         """Whether the grammar lets nothing more follow."""
         return self._guide is not None and self._guide.ended

@@ -16,7 +16,7 @@ import numpy as np
 
 _LOWEST = np.float32(-1e30)
 # Numbers gone over at once: they stay in a core's cache from one pass to the next.
-_AT_ONCE = 1 << 15
+_AT_ONCE = 1 << 17
 # Fewer than this are done sooner alone than handed to another thread.
 _WORTH_A_THREAD = 1 << 19
 

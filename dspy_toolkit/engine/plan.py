@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,13 @@ class Limits:
     Attributes:
         reading_rows: most rows that are read together.
         slice_tokens: most tokens of a row that are read in one step.
+        beside_tokens: about how many tokens are read in a step in which other rows decode.
         padding_tokens: how many tokens of padding cost less than one more run of the model.
     """
 
     reading_rows: int
     slice_tokens: int
+    beside_tokens: int
     padding_tokens: int
 
 
@@ -44,7 +47,9 @@ def plan(pending: Sequence[int], limits: Limits) -> list[Group]:
     """
     decoding = _decoding(pending, limits)
     taken = {share.row for share in decoding}
-    reading = _reading(pending, [row for row in range(len(pending)) if row not in taken], limits)
+    most = limits.beside_tokens if decoding else sys.maxsize
+    others = [row for row in range(len(pending)) if row not in taken]
+    reading = _reading(pending, others, limits, most)
     return [group for group in (decoding, reading) if group]
 
 
@@ -63,11 +68,11 @@ def _decoding(pending: Sequence[int], limits: Limits) -> Group:
     return [Share(row, pending[row]) for row in rows]
 
 
-def _reading(pending: Sequence[int], rows: Sequence[int], limits: Limits) -> Group:
+def _reading(pending: Sequence[int], rows: Sequence[int], limits: Limits, most: int) -> Group:
     group: Group = []
     total = widest = 0
     for row in rows:
-        if len(group) == limits.reading_rows:
+        if len(group) == limits.reading_rows or total >= most:
             break
         tokens = min(pending[row], limits.slice_tokens)
         padded = (len(group) + 1) * max(widest, tokens)

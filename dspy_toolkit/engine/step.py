@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 
 from dspy_toolkit.engine.choice import Chooser
 from dspy_toolkit.engine.device import PREFIX_SHARE, Device
@@ -31,6 +32,7 @@ _WORTH_WAITING = 32
 # A slice is scored against all tokens up to its end, also those it may not see. Reading 800 tokens
 # on a CPU took 165 ms in one slice and 113 ms in slices of 256.
 _CPU_SLICE, _GPU_SLICE = 256, 2048
+_CPU_BESIDE, _GPU_BESIDE = 1024, 8192
 _CPU_PADDING, _GPU_PADDING = 32, 1024
 # Fewer tokens at the end of a match are read again.
 _WORTH_KEEPING = 16
@@ -70,6 +72,14 @@ class _Row:
         return min(known, len(self.sequence.prompt)) if self.sequence.choices else known
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """Tokens of rows that are being computed while nobody waits for them yet: (rows,)."""
+
+    rows: list[_Row]
+    tokens: mx.array
+
+
 class Stepper:
     """Decodes many sequences together. Use it on one thread only."""
 
@@ -86,6 +96,7 @@ class Stepper:
         self._limits = Limits(
             reading_rows=min(options.prefill_rows, options.rows),
             slice_tokens=options.prefill_tokens or (_CPU_SLICE if cpu else _GPU_SLICE),
+            beside_tokens=_CPU_BESIDE if cpu else _GPU_BESIDE,
             padding_tokens=_CPU_PADDING if cpu else _GPU_PADDING,
         )
         budget = options.prefix_bytes
@@ -98,6 +109,7 @@ class Stepper:
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
         self._seats = 0
+        self._ahead: _Ahead | None = None
         left = (device.memory_bytes - runner.weight_bytes) // 2
         self._row_bytes = max(left, 1) if options.row_bytes is None else options.row_bytes
         self.counts = Counts()
@@ -149,8 +161,13 @@ class Stepper:
     def step(self) -> list[tuple[Sequence, Drawn]]:
         """Run the model for the rows that are due, and draw for those that have been read."""
         with mx.stream(self._stream):
+            if self._ahead is not None:
+                return self._go_on(self._ahead)
             self._admit()
             self._keep_within_memory()
+            if self._may_run_ahead():
+                rows = sorted(self._rows, key=lambda row: row.slot)
+                return self._go_on(self._run_ahead(rows, mx.array([r.tokens[-1] for r in rows])))
             drawn = [(row.sequence, token) for row in self._rows for token in row.ready]
             for row in self._rows:
                 row.ready = []
@@ -166,10 +183,52 @@ class Stepper:
         with mx.stream(self._stream):
             return mean_hidden(self._runner.model, tokens)
 
+    def _may_run_ahead(self) -> bool:
+        """Whether all rows do nothing but take one likeliest token after the other."""
+        return (
+            bool(self._rows)
+            and not self._waiting
+            and all(
+                row.chooser.free and not row.ready and row.done + 1 == len(row.tokens)
+                for row in self._rows
+            )
+        )
+
+    def _run_ahead(self, rows: list[_Row], last: mx.array) -> _Ahead:
+        """Let rows take one token each, of which the device alone need know, and the next one."""
+        logits = self._runner.run_array([row.slot for row in rows], last[:, None], [1] * len(rows))
+        tokens = mx.argmax(logits, axis=-1)
+        mx.async_eval(tokens, self._runner.slots.arrays())  # type: ignore[no-untyped-call]
+        self.counts.run(len(rows))
+        for row in rows:
+            row.done += 1
+        return _Ahead(rows, tokens)
+
+    def _go_on(self, ahead: _Ahead) -> list[tuple[Sequence, Drawn]]:
+        """Hand out what was computed ahead, once the step after it has been begun.
+
+        Rows that end by these tokens have one run too many behind them, of which nothing is used.
+        """
+        left = [place for place, row in enumerate(ahead.rows) if row in self._rows]
+        rows = [ahead.rows[place] for place in left]
+        tokens = ahead.tokens
+        if len(left) < len(ahead.rows):
+            tokens = tokens[mx.array(left)] if left else tokens[:0]
+        self._ahead = None
+        if rows and not self._waiting and self._fits(len(rows), self._widest()):
+            self._ahead = self._run_ahead(rows, tokens)
+        result = []
+        for row, token in zip(rows, np.array(tokens).tolist(), strict=True):
+            row.tokens.append(token)
+            self.counts.decoded += 1
+            result.append((row.sequence, row.chooser.take(token)))
+        return result
+
     def reset(self) -> None:
         """Drop every row and every stored prefix, after a step that failed."""
         self._rows.clear()
         self._waiting.clear()
+        self._ahead = None
         self._tree.clear()
         self._runner.slots.clear()
 

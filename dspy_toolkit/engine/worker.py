@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from dspy_toolkit.engine.refusals import EngineStopped, QueueFull, TooLate
 from dspy_toolkit.engine.sequence import Drawn, Failed, Finished, Sequence
 from dspy_toolkit.engine.stats import Counts
+from dspy_toolkit.engine.switching import soon
 from dspy_toolkit.events import EngineDied, emit
 
 
@@ -242,18 +243,25 @@ class _Serving:
 
     def run(self) -> None:
         """Take, admit, step, hand back, until told to end."""
-        while self._take(wait=not (self._batch.rows or self._waiting or self._suspects)):
-            self._drop_late()
-            self._admit()
-            if not self._batch.rows:
-                continue
+        while self._take(wait=True):
+            with soon():
+                while self._batch.rows or self._waiting or self._suspects:
+                    if not self._go_on():
+                        return
+
+    def _go_on(self) -> bool:
+        """One step, and what has come in meanwhile; False when told to end."""
+        self._drop_late()
+        self._admit()
+        if self._batch.rows:
             try:
                 drawn = self._batch.step()
             except Exception as error:  # noqa: BLE001 - MLX raises many kinds, one row's only
                 self._isolate(error)
-                continue
-            for sequence, token in drawn:
-                self._accept(sequence, token)
+            else:
+                for sequence, token in drawn:
+                    self._accept(sequence, token)
+        return self._take(wait=False)
 
     def left(self) -> list[Sequence | Question]:
         """Every sequence and question that still has no answer."""

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.engine.plan import Limits, Share, plan
 
-LIMITS = Limits(reading_rows=4, slice_tokens=100, padding_tokens=32)
+LIMITS = Limits(reading_rows=4, slice_tokens=100, beside_tokens=150, padding_tokens=32)
 pending = st.lists(st.integers(1, 400), min_size=1, max_size=40)
 
 
@@ -48,6 +48,7 @@ def test_the_work_of_a_step_is_bounded(counts: list[int]) -> None:
     assert all(share.tokens <= LIMITS.slice_tokens for share in reading)
     if decoding:
         assert padding(groups[0]) <= LIMITS.padding_tokens
+        assert sum(share.tokens for share in reading) < LIMITS.beside_tokens + LIMITS.slice_tokens
 
 
 @given(pending)
@@ -70,6 +71,11 @@ def test_a_few_forced_tokens_go_along_with_the_rows_that_decode() -> None:
 
 def test_a_long_prompt_is_read_beside_the_rows_that_decode_and_in_slices() -> None:
     assert plan([1, 900], LIMITS) == [[Share(0, 1)], [Share(1, 100)]]
+
+
+def test_less_is_read_beside_rows_that_decode() -> None:
+    assert plan([100, 100, 100], LIMITS) == [[Share(0, 100), Share(1, 100), Share(2, 100)]]
+    assert plan([1, 100, 100, 100], LIMITS) == [[Share(0, 1)], [Share(1, 100), Share(2, 100)]]
 
 
 def test_prompts_of_unlike_length_are_not_padded_to_each_other() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,10 @@ def test_a_model_with_a_sliding_window_shares_what_calls_have_in_common(
     assert stats.reused >= 9 * 150
 
 
+def _wait_for(gate: threading.Event) -> None:
+    gate.wait(60)
+
+
 def test_when_memory_is_short_calls_take_turns_and_say_the_same(
     model_folder: Path, settings: Settings
 ) -> None:
@@ -184,7 +189,15 @@ def test_when_memory_is_short_calls_take_turns_and_say_the_same(
     # A token takes 2 layers * 2 * 2 heads * 16 numbers of 4 bytes; four rows of 128 fit.
     options = EngineOptions(max_tokens=60, row_bytes=4 * 128 * 512, prefix_bytes=0)
     engine = open_engine(str(model_folder), options, settings)
-    said = [r.text for r in at_once(engine, [ask(text, "You answer.") for text in texts])]
+    gate = threading.Event()
+    # All calls are there before the engine starts on the first.
+    engine._worker.post(partial(_wait_for, gate))
+    with ThreadPoolExecutor(len(texts)) as pool:
+        calls = [pool.submit(engine.complete, ask(text, "You answer.")) for text in texts]
+        while engine._worker._inbox.qsize() < len(texts):
+            pass
+        gate.set()
+        said = [call.result().text for call in calls]
     stats = engine.stats()
     engine.close()
 
@@ -214,7 +227,7 @@ def test_a_call_beyond_the_queue_is_refused_as_one_to_try_again(
 
     def hold() -> None:
         reached.set()
-        gate.wait(60)
+        _wait_for(gate)
 
     engine._worker.post(hold)
     reached.wait(60)
