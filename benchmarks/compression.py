@@ -26,7 +26,7 @@ TASK = ROOT / "examples" / "ticket_triage"
 KEPT = "benchmark-compression"
 GUIDE = ROOT / "docs" / "compression.md"
 PEER_ROUNDS = 2
-HEAL = {"heal": True, "steps": 80, "batch": 4, "learning_rate": 2e-3}
+HEAL = {"heal": True, "steps": 60, "batch": 4, "learning_rate": 2e-3}
 CUT = {**HEAL, "method": "activation"}
 SPARSE = {"structure": "unstructured", "target": 0.8}
 
@@ -97,7 +97,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--only", choices=("techniques", "speeds", "peers", "race"))
+    parser.add_argument(
+        "--only",
+        choices=("techniques", "speeds", "peers", "race", "tables"),
+        help="one part, or the tables alone of what was measured before",
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into the guide")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
