@@ -311,7 +311,7 @@ def raced(settings: Any, kept: Results, program: Path) -> None:
     from dspy_toolkit.compression.points import Point, front
 
     names = [
-        "rtn-8", "rtn-4", "awq-4", "smoothquant-4", "gptq-4", "dwq-4", "dwq-2",
+        "rtn-8", "rtn-4", "rtn-3", "rtn-2", "awq-4", "smoothquant-4", "gptq-4",
     ]  # fmt: skip
     goals = ["score>=baseline-0.02"]
     report = run_pipeline(program, "embedded", goals, candidates=names, settings=settings)
