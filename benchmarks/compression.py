@@ -222,7 +222,7 @@ def one_side(options: argparse.Namespace) -> None:
     home, fresh = Settings(home=options.home), Settings(home=Path(options.folder) / "home")
     program = Path(Results(options.home / KEPT).get("program"))
     data = from_task(Trial(program, settings=home), look_at("embedded", home), home)
-    steps = {"bits": 4, "steps": 8, "batch": 2, "learning_rate": 1e-4}
+    steps = {"bits": 4, "steps": 4, "batch": 2, "learning_rate": 1e-4}
     began = time.perf_counter()
     facts: dict[str, Any] = {}
     if side == "ours":
@@ -276,8 +276,8 @@ def theirs_dwq(source: Path, folder: Path, data: Any) -> None:
         student,
         lambda batch, index, split: model(batch),
         optimizers.Adam(learning_rate=1e-4, bias_correction=True),
-        rows[:16],
-        rows[16:18],
+        rows[:8],
+        rows[8:10],
         batch_size=2,
         max_seq_length=1024,
         seed=0,
