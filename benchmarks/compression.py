@@ -185,15 +185,21 @@ def speeds(settings: Any, kept: Results) -> None:
 
     rows = kept.get("techniques") or {}
     chosen = ["original", *(name for name in SPEEDS if "folder" in rows.get(name, {}))]
-    report = bench([rows[name]["folder"] for name in chosen], BenchOptions(rounds=5), settings)
+    report = bench(
+        [rows[name]["folder"] for name in chosen],
+        BenchOptions(prompt=128, new=16, rounds=3),
+        settings,
+    )
     kept.put("speeds", {"names": chosen, **report})
 
 
 def peers(options: argparse.Namespace, kept: Results) -> None:
     """mlx-lm's own way for the same recipe, each in a process of its own, in turns."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(PEER_ROUNDS):
+    found: dict[str, list[dict[str, Any]]] = kept.get("peers") or {}
+    for number in range(PEER_ROUNDS):
         for side in ("rtn ours", "rtn mlx-lm", "dwq ours", "dwq mlx-lm"):
+            if len(found.get(side, ())) > number:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 command = [
                     sys.executable, __file__, "--home", str(options.home), "--side", side,
@@ -201,7 +207,7 @@ def peers(options: argparse.Namespace, kept: Results) -> None:
                 ]  # fmt: skip
                 ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found.setdefault(side, []).append(json.loads(ran.stdout.splitlines()[-1]))
-    kept.put("peers", found)
+            kept.put("peers", found)
 
 
 def one_side(options: argparse.Namespace) -> None:
