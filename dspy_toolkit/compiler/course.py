@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.compiler.runs import DIED, Run, find_run, list_runs
+from dspy_toolkit.compiler.runs import BUDGET, DIED, Run, find_run, list_runs
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput
 from dspy_toolkit.programs.limits import MAX_FAILURES, Budget, read_budget
@@ -58,6 +58,10 @@ class Course:
             raise InvalidInput("fork begins a run with the calls of another; name it with resume")
         if self.fresh and self.resume is not None:
             raise InvalidInput("fresh and resume exclude each other; leave one out")
+
+    def under(self, budget: Budget) -> Course:
+        """The same course, with the limits of a task where it sets none itself."""
+        return replace(self, budget=budget.extended(self.budget))
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,12 @@ def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Star
     found = find_run(settings, course.resume)
     if course.fork:
         return Start(plan, forked=found)
-    if found.status == FINISHED and not _may_go_on(found, plan):
-        raise InvalidInput(
-            f"run {found.row.id} is finished; compile again, or give a run that ended at its "
-            "budget a larger one"
-        )
+    same = found.status == BUDGET and plan.asked.get("budget") == read_plan(found).asked.get(
+        "budget"
+    )
+    if found.status == FINISHED or same:
+        fix = "give it a larger budget" if same else "compile again"
+        raise InvalidInput(f"run {found.row.id} is finished; {fix}")
     changed = changes(read_plan(found).facts, plan.facts)
     if changed:
         raise InvalidInput(
@@ -220,12 +225,6 @@ def asked_again(run: Run, options: Any) -> tuple[Path, Any]:
 
 def _later(now: float, before: float) -> float:
     return before if now == MAX_FAILURES else now
-
-
-def _may_go_on(run: Run, plan: Plan) -> bool:
-    return run.report.get("stopped") == "budget" and plan.asked.get("budget") != read_plan(
-        run
-    ).asked.get("budget")
 
 
 def _unfinished(settings: Settings, task: str, plan: Plan) -> Run | None:

@@ -23,8 +23,9 @@ from dspy_toolkit.compiler.outcomes import write_outcomes
 from dspy_toolkit.compiler.record import RunRecord, opened_journal, recorded
 from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
 from dspy_toolkit.compiler.rival import ready
+from dspy_toolkit.compiler.runs import BUDGET
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.errors import InvalidInput, ToolkitError
 from dspy_toolkit.events import subscribed
 from dspy_toolkit.programs.artifact import Artifact, save_artifact
 from dspy_toolkit.programs.cache import under
@@ -44,8 +45,6 @@ _HUNG = (
     "candidate_programs", "mb_candidate_programs", "trial_logs", "detailed_results", "simba_idx",
     "score", "prompt_model_total_calls", "total_calls", "results_best", "results_latest",
 )  # fmt: skip
-BUDGET = "budget"
-"""What stopped a run whose budget was spent."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,7 @@ def execute(
         fill: puts the task as it is now into the given folder.
         output: where to put a copy of the artifact.
     """
+    _check_budget(job)
     start = start_of(job, settings, fill)
     with (
         recorded(
@@ -193,6 +193,24 @@ class _Stages:
     compiled: Evaluation
     calls: Calls
     stopped: str | None
+
+
+def _check_budget(job: Job) -> None:
+    """Refuse a budget that ends before a candidate is tried and the result is scored."""
+    budget = job.course.budget
+    for lm in filter(None, (job.lm, job.teacher, job.prompt_model)):
+        budget.check_price((lm.source.reference, lm.model) if lm.source else (lm.model,))
+    test, validation = len(job.data.test.examples), len(job.data.validation.examples)
+    trial = (
+        validation if job.optimizer.cost(job.options, sizes_of(job.data, job.program)).scored else 0
+    )
+    calls = max(1, len(job.program.predictors()))
+    least = calls * (2 * test + trial)
+    if budget.calls is not None and budget.calls < least:
+        raise InvalidInput(
+            f"a budget of {budget.calls} calls is too small for one trial: scoring before and "
+            f"after takes {2 * calls * test}, a candidate {calls * trial}; give at least {least}"
+        )
 
 
 def _tally(job: Job, record: RunRecord, journal: CallJournal) -> CallTally:

@@ -21,7 +21,7 @@ from dspy_toolkit.store.schema import check
 FILE = "report.json"
 SUMMARY = (
     "run", "task", "signature", "optimizer", "model", "seed", "baseline", "compiled", "calls",
-    "seconds", "artifact", "gate",
+    "seconds", "artifact", "gate", "stopped",
 )  # fmt: skip
 """The keys that `dspy-tk compile --json` prints."""
 
@@ -91,7 +91,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a report that `--json` prints."""
-    return {key: report[key] for key in SUMMARY}
+    return {key: report.get(key) for key in SUMMARY}
 
 
 def _score(evaluation: Evaluation) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def compile_task(
             teacher=teacher,
             prompt_model=prompt_model,
             adapters=asked.adapters,
-            course=asked.course,
+            course=asked.course.under(task.budget),
             asked=asked_options(asked),
             task=str(task.folder),
         )

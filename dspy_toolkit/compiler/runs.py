@@ -17,11 +17,14 @@ from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.store.files import storage_errors
-from dspy_toolkit.store.history import RUNNING, History, RunRow
+from dspy_toolkit.store.history import FINISHED, RUNNING, History, RunRow
 from dspy_toolkit.store.lock import in_use, working_in
 
 DIED = "died"
 """Status of a run whose process is gone without a word, as after a kill or a loss of power."""
+
+BUDGET = "budget"
+"""Status of a run that has a result, of what its budget allowed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Run:
     Attributes:
         row: as in the history, where a run that died still counts as running.
         folder: where its files lie; may have been removed by hand.
-        status: "running", "finished", "failed", "interrupted" or "died".
+        status: "running", "finished", "budget", "failed", "interrupted" or "died".
     """
 
     row: RunRow
@@ -132,8 +135,12 @@ def _history(settings: Settings, run: str) -> Iterator[History]:
 
 def _run(settings: Settings, row: RunRow) -> Run:
     folder = settings.runs / row.id
-    died = row.status == RUNNING and not in_use(folder)
-    return Run(row, folder, DIED if died else row.status)
+    status = row.status
+    if status == RUNNING and not in_use(folder):
+        status = DIED
+    elif status == FINISHED and (row.report or {}).get("stopped") == BUDGET:
+        status = BUDGET
+    return Run(row, folder, status)
 
 
 def _inside(report: Mapping[str, Any], part: str, key: str) -> Any:

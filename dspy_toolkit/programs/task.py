@@ -14,6 +14,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.programs.data import Data
 from dspy_toolkit.programs.formats import FORMATS
+from dspy_toolkit.programs.limits import Budget, read_budget
 from dspy_toolkit.programs.metrics import Metric, metric_from_file, named_metric
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.task_data import load_data
@@ -30,6 +31,7 @@ KEPT_SIGNATURE = "signature.used.toml"
 _KEYS = (
     "name", "description", "signature", "program", "module", "model", "needs_larger_model",
     "format", "generation", "tools", "metric", "data", "optimizer", "teacher", "prompt_model",
+    "budget",
 )  # fmt: skip
 
 
@@ -51,6 +53,7 @@ class Task:
         optimizer_places: file and line of its name and of each option.
         teacher: reference of the model that makes demonstrations, or None for the task's own.
         prompt_model: reference of the model that writes instructions, or None for the task's own.
+        budget: what a compile run may spend, where the command says nothing else.
         files: what belongs to the task, relative to the folder: what it names, and the modules
             that its Python files can import.
     """
@@ -70,6 +73,7 @@ class Task:
     optimizer_places: Mapping[str, str] = field(default_factory=dict)
     teacher: str | None = None
     prompt_model: str | None = None
+    budget: Budget = field(default_factory=Budget)
     files: tuple[str, ...] = ()
 
     @property
@@ -124,6 +128,7 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
         optimizer_places=_places(optimizer),
         teacher=table.optional_text("teacher"),
         prompt_model=table.optional_text("prompt_model"),
+        budget=_budget(table),
         files=with_modules(place, [FILE, *table.files]),
     )
 
@@ -216,6 +221,11 @@ def _generation(table: Table) -> dict[str, Any]:
     if "temperature" in generation.values:
         found["temperature"] = generation.number("temperature", 0.0, most=2.0)
     return found
+
+
+def _budget(table: Table) -> Budget:
+    budget = table.table("budget")
+    return Budget() if budget is None else read_budget(budget.values, budget.at())
 
 
 def _popped_name(table: Table | None, options: dict[str, Any]) -> str | None:
