@@ -29,6 +29,7 @@ def compiled(
     threads: int = 1,
     answer: Callable[[str], str] | None = None,
     course: Course | None = None,
+    around: Callable[[Any], Any] = lambda engine: engine,
     **options: Any,
 ) -> CompileResult:
     """Compile a task; every answer leaves a line in `log`. Dies at the start of call `kill_at`."""
@@ -49,10 +50,14 @@ def compiled(
 
         return watching
 
-    writer = Proposer()
+    models = (
+        scripted_lm(watched(answer or learner)),
+        scripted_lm(watched(Proposer()), name="proposer"),
+    )
+    lm, prompt_model = (model.copy(engine=around(model.engine)) for model in models)
     chosen = CompileOptions(
-        lm=scripted_lm(watched(answer or learner)),
-        prompt_model=scripted_lm(watched(writer), name="proposer"),
+        lm=lm,
+        prompt_model=prompt_model,
         course=course or Course(),
         **options,
     )

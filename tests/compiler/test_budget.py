@@ -90,7 +90,7 @@ def tokens(result: CompileResult) -> int:
 
 def test_a_budget_too_small_to_score_the_result_says_what_to_do(place: Place) -> None:
     with pytest.raises(BudgetSpent, match="tokens is spent; go on with `--resume RUN"):
-        limited(place, Budget(tokens=20_000))
+        limited(place, Budget(tokens=5_000))
     assert find_run(place.settings, place.run()).status == "failed"
 
 

@@ -194,11 +194,13 @@ def test_a_wrong_budget_is_named_by_its_place(values: dict[str, Any], message: s
     ("share", "outcomes", "ends_at"),
     [
         (0.5, "x" * 30, 20),
-        (0.5, "." * 20 + "x" * 50, 46),
-        (0.5, "x." * 40, None),
+        (0.5, "." * 20 + "x" * 50, 41),
+        (0.5, "." * 200 + "x" * 50, 226),
+        (0.5, ".x" * 40, None),
         (0.0, "." * 25 + "x", 26),
         (1.0, "x" * 60, None),
-        (0.2, "x...." * 12, 31),
+        (0.2, "....x" * 12, None),
+        (0.2, "...x" * 12, 20),
     ],
 )
 def test_work_ends_when_more_than_a_share_of_the_last_calls_failed(
