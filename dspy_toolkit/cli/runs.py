@@ -13,6 +13,7 @@ from dspy_toolkit.cli.scores import calls, percent, points, shown, verdict, with
 from dspy_toolkit.config import load_settings
 
 if TYPE_CHECKING:
+    from dspy_toolkit.compiler.candidate_files import CandidateRecord
     from dspy_toolkit.compiler.outcomes import ExampleScore
     from dspy_toolkit.compiler.runs import Run
 
@@ -48,15 +49,25 @@ def list_command(
 
 
 @app.command()
-def show(run: Id, json: Json = False) -> None:
+def show(
+    run: Id,
+    candidate: Annotated[
+        int | None, typer.Option(min=1, help="Show what this candidate was, and how it did.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show one run: its result, what failed, and where its files are.
 
-    Example: dspy-tk runs show 20260101-120000-ticket_triage-0a1b
+    Example: dspy-tk runs show 20260101-120000-ticket_triage-0a1b --candidate 3
     """
+    from dspy_toolkit.compiler.candidate_files import read_candidate
     from dspy_toolkit.compiler.outcomes import read_outcomes
     from dspy_toolkit.compiler.runs import find_run
 
     found = find_run(load_settings(), run)
+    if candidate is not None:
+        _show_candidate(read_candidate(found.folder, candidate), json)
+        return
     failures = {
         phase: [each for each in scored if each.error is not None]
         for phase, scored in read_outcomes(found.folder).items()
@@ -177,6 +188,20 @@ def delete(
         out_json({"deleted": runs})
     else:
         say(f"deleted {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+def _show_candidate(row: CandidateRecord, json: bool) -> None:
+    if json:
+        out_json(vars(row))
+        return
+    table("", ("", "candidate"), (("number", row.candidate), ("score", percent(row.score))))
+    for step in row.prompts:
+        out(f"{step['step']}, {len(step['demos'])} demonstrations:")
+        out(f"  {step['instructions']}")
+        for demo in step["demos"]:
+            out(f"  - {demo}")
+    lines = ((each["example"], f"{each['score']:g}", each["error"] or "") for each in row.examples)
+    table("", ("example", "score", "error"), lines)
 
 
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:

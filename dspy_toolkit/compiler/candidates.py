@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from dspy_toolkit.compiler.candidate_files import CandidateRecord, write_candidate
+from dspy_toolkit.compiler.dspy_scope import last_failures
 from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.compiler.plot import Point, score_plot
 from dspy_toolkit.compiler.statistics import mean_interval
@@ -23,11 +26,26 @@ from dspy_toolkit.store.files import write_text
 FILE = "candidates.jsonl"
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """Where the candidates of a run are kept.
+
+    Attributes:
+        run: its id.
+        folder: of the run.
+        locate: says where an example stands.
+    """
+
+    run: str
+    folder: Path
+    locate: Callable[[dspy.Example], str]
+
+
 class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
-    """Hears from DSPy how each candidate of a run scored, and tells it as an event.
+    """Hears from DSPy how each candidate of a run scored, keeps it, and tells it as an event.
 
     Args:
-        run: its id.
+        keeping: where to.
         tally: of the run's calls; its ledger keeps back what scoring a candidate will cost.
         final: number of examples that the result is scored on at the end.
 
@@ -36,12 +54,13 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         best: the best candidate on the largest set of examples, or None.
     """
 
-    def __init__(self, run: str, tally: CallTally, final: int) -> None:
-        self._run = run
+    def __init__(self, keeping: Keeping, tally: CallTally, final: int) -> None:
+        self._keeping = keeping
         self._tally = tally
         self._final = final
         self._begun: dict[str, tuple[dspy.Module, Cost]] = {}
         self._rank = (0, 0.0)
+        self._failure: StorageError | None = None
         self.scores: list[float] = []
         self.best: dspy.Module | None = None
 
@@ -66,8 +85,31 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
             spent = self._asked() - before
             self._tally.ledger.keep_back(spent.times(self._final / len(scores)))
         calls = self._tally.calls
-        number = len(self.scores)
-        emit(CandidateScored(self._run, number, score, scores, calls.made, calls.cached))
+        run, number = self._keeping.run, len(self.scores)
+        places = [self._keeping.locate(example) for example, *_ in outputs.results]
+        self._keep(program, number, list(zip(places, scores, strict=True)))
+        emit(CandidateScored(run, number, score, scores, calls.made, calls.cached))
+
+    def check(self) -> None:
+        """Raise `StorageError` if a candidate could not be kept."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _keep(self, program: dspy.Module, number: int, scored: Sequence[tuple[str, float]]) -> None:
+        failed = last_failures()
+        record = CandidateRecord(
+            candidate=number,
+            score=self.scores[-1],
+            prompts=_prompts(program),
+            examples=[
+                {"example": place, "score": score, "error": failed.get(index)}
+                for index, (place, score) in enumerate(scored)
+            ],
+        )
+        try:
+            write_candidate(self._keeping.folder, record)
+        except StorageError as error:
+            self._failure = error
 
     def _asked(self) -> Cost:
         ledger = self._tally.ledger
@@ -108,3 +150,17 @@ class CandidateLog:
 def _point(scored: CandidateScored) -> Point:
     calls = scored.calls_made + scored.calls_cached
     return Point(calls, scored.score, mean_interval(scored.scores))
+
+
+def _prompts(program: dspy.Module) -> list[dict[str, Any]]:
+    """Instructions and demonstrations of every step of a program, as JSON values."""
+    steps = [
+        {
+            "step": name,
+            "instructions": step.signature.instructions,
+            "demos": [dict(demo) for demo in step.demos],
+        }
+        for name, step in program.named_predictors()
+    ]
+    plain: list[dict[str, Any]] = json.loads(json.dumps(steps, default=str))
+    return plain

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
 import dspy
@@ -27,6 +28,7 @@ UNLIMITED = 10**9
 """As `max_errors`: a failed example scores 0, and none of them ends the run."""
 
 _KEY = "dspy_toolkit_output"
+_failures: ContextVar[Mapping[int, str] | None] = ContextVar("dspy_toolkit_failures", default=None)
 _lock = threading.Lock()
 _undo = ExitStack()
 _entered = 0
@@ -86,9 +88,28 @@ def _enter() -> None:
         _undo.push(undo.pop_all())
 
 
+def last_failures() -> Mapping[int, str]:
+    """Why items of the last list that this thread had worked on failed, by their index."""
+    return _failures.get() or {}
+
+
+class _Patient(ParallelExecutor):  # type: ignore[misc]  # DSPy ships no types
+    def execute(self, function: Any, data: Any) -> Any:
+        results = super().execute(function, data)
+        failed = self.exceptions_map.items()
+        _failures.set({index: failure_line(error) for index, error in failed})
+        return results
+
+
+def failure_line(error: Exception) -> str:
+    """Why something failed, in one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def _patient(**settings: Any) -> ParallelExecutor:
     # A timeout of 0 turns the second submission of slow examples off.
-    return ParallelExecutor(**{**settings, "timeout": 0, "disable_progress_bar": True})
+    return _Patient(**{**settings, "timeout": 0, "disable_progress_bar": True})
 
 
 def _tolerant_scores(

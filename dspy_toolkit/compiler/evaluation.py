@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.compiler.dspy_scope import patient_executor
+from dspy_toolkit.compiler.dspy_scope import failure_line, patient_executor
 from dspy_toolkit.compiler.statistics import Interval, mean_interval
 from dspy_toolkit.errors import EngineError, InvalidInput, ToolkitError
 from dspy_toolkit.programs.calls import Stopped
@@ -122,7 +122,7 @@ def _scored(
             board.stop(error)
             raise Stopped(error) from error
         except Exception as error:  # noqa: BLE001  # programs and engines may raise anything
-            outcome = Outcome(0.0, _reason(error), isinstance(error, dspy.AdapterParseError))
+            outcome = Outcome(0.0, failure_line(error), isinstance(error, dspy.AdapterParseError))
         board.add(outcome)
         return outcome
 
@@ -157,11 +157,6 @@ class _Board:
     def check(self) -> None:
         if self._error is not None:
             raise Stopped(self._error)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _refuse_silence(evaluation: Evaluation) -> None:

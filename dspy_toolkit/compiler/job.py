@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from dspy_toolkit.compiler.candidates import CandidateLog, CandidateWatch
+from dspy_toolkit.compiler.candidates import CandidateLog, CandidateWatch, Keeping
 from dspy_toolkit.compiler.course import Course, start_of
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
@@ -264,7 +264,8 @@ def _optimize(
     train, validation = list(job.data.train.examples), list(job.data.validation.examples)
     cost = job.optimizer.cost(job.options, sizes_of(job.data, job.program))
     total = round(cost.scored) if cost.scored or not cost.taught else None
-    candidates = CandidateWatch(record.run, tally, len(job.data.test.examples))
+    keeping = Keeping(record.run, record.folder, job.data.locate)
+    candidates = CandidateWatch(keeping, tally, len(job.data.test.examples))
     watch = _Watch(job.metric, tally, candidates, record.phase("optimize", total))
     work = Work(
         train=shuffled(train, job.seed),
@@ -293,6 +294,7 @@ def _optimize(
             record.say(f"{problem.error}; the best candidate so far is kept")
             program, stopped = candidates.best or job.program.reset_copy(), BUDGET
     log.check()
+    candidates.check()
     # DSPy hangs every candidate, with all its scores, onto the winner.
     for name in _HUNG:
         vars(program).pop(name, None)

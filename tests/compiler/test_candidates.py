@@ -6,15 +6,16 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dspy_toolkit.compiler.candidate_files import read_candidate
 from dspy_toolkit.compiler.candidates import FILE, CandidateLog
 from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import StorageError
+from dspy_toolkit.errors import IntegrityError, NotFound, StorageError
 from dspy_toolkit.events import CandidateScored
 from dspy_toolkit.programs.task import load_task
 from tests.compiler.test_run import SEARCHED
-from tests.programs.tasks import TASK, learner, scripted_lm, write_task
+from tests.programs.tasks import TASK, learner, number_in, scripted_lm, write_task
 
 SCORED = CandidateScored("a", 1, 0.75, (1.0, 0.5), 4, 1)
 
@@ -45,6 +46,30 @@ def test_a_search_keeps_every_candidate_with_scores_and_calls(
     assert "candidate 1: 75.0 % after 18 calls" in (result.folder / "run.log").read_text()
     plot = ElementTree.parse(result.folder / PLOT)
     assert len(plot.findall(".//{*}circle")) == 4
+
+
+def test_the_folder_holds_what_each_candidate_was_and_why_it_failed(
+    tmp_path: Path, settings: Settings
+) -> None:
+    def answer(request: str) -> str:
+        return "hm" if number_in(request) == 5 else learner(request)
+
+    text = SEARCHED.replace("[metric]", 'format = "chat_only"\n[metric]')
+    task = load_task(write_task(tmp_path / "routing", text))
+    result = compile_task(task, CompileOptions(lm=scripted_lm(answer)), settings)
+    bare, shown = (read_candidate(result.folder, number) for number in (1, 2))
+
+    assert [row.score for row in (bare, shown)] == result.report["candidates"][:2]
+    assert bare.prompts[0]["instructions"] == "Say which team takes the message."
+    assert (bare.prompts[0]["demos"], len(shown.prompts[0]["demos"])) == ([], 4)
+    (failed,) = [each for each in bare.examples if each["error"]]
+    assert (failed["example"], failed["score"]) == ("data/validation.jsonl:6", 0.0)
+    assert "AdapterParseError" in failed["error"]
+    with pytest.raises(NotFound, match="has no candidate 9; it tried 4"):
+        read_candidate(result.folder, 9)
+    (result.folder / "candidates" / "0001.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        read_candidate(result.folder, 1)
 
 
 def test_an_optimizer_without_candidates_leaves_no_plot(tmp_path: Path, settings: Settings) -> None:
