@@ -262,7 +262,7 @@ def measure(
     figures: list[tuple[float, float, float]] = []
     tokens = (0.0, 0.0)
     for number in range(rounds):
-        seed = 100 + number if cold else 100
+        seed = 1000 * sides.concurrent + number if cold else 100
         held = work.requests(whole, seed, held=True, max_tokens=4 * room)
         free = work.requests(whole, seed, held=False, max_tokens=room)
         if not cold:

@@ -20,11 +20,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded(Event):
-    """Weights are in memory and ready."""
+    """Weights are in memory and ready; `note` says what of the engine the model cannot have."""
 
     model: str
     device: str
     seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,10 @@ class _Follower(ABC):
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event:
-                case ModelLoaded(model, device, seconds):
+                case ModelLoaded(model, device, seconds, note):
                     self.remark(f"loaded {model} on {device} in {seconds:.1f} s")
+                    if note:
+                        self.remark(f"{model} shares less between calls: {note}")
                 case JournalOpened():
                     self.remark(event.text)
                 case CallFinished(cached=cached):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_SPIN_MS = 1
 _DISTRIBUTION = (
     "/usr/lib/{triple}/openblas-pthread/libblas.so.3",
     "/usr/lib/{triple}/openblas-openmp/libblas.so.3",
@@ -97,7 +98,9 @@ def _load(path: Path) -> BlasReport:
         if "mkl_rt" in path.name:
             # MKL opens its OpenMP runtime by bare name, which is found only if already loaded.
             for runtime in sorted(path.parent.glob("libiomp5.so")):
-                ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
+                openmp = ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
+                # Its threads spin for 200 ms after each product, on the cores that callers need.
+                openmp.kmp_set_blocktime(_SPIN_MS)
         library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
         return BlasReport(path, False, f"cannot be loaded: {error}")

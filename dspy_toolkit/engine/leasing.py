@@ -43,5 +43,7 @@ def lease_model(
         lambda: start_worker(source, options, device, identity.files, settings.home),
     )
     if opened.fresh:
-        emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began))
+        facts = opened.worker.facts
+        note = facts.unshared or facts.copies or ""
+        emit(ModelLoaded(identity.model_string, device.name, time.perf_counter() - began, note))
     return opened, identity.model_string
