@@ -15,6 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 _LOWEST = np.float32(-1e30)
+# exp of this is far below what one float32 can add to another, and above the denormal numbers,
+# with which everything takes a hundred times as long.
+_LEAST = np.float32(-60.0)
 # Numbers gone over at once: they stay in a core's cache from one pass to the next.
 _AT_ONCE = 1 << 17
 # Fewer than this are done sooner alone than handed to another thread.
@@ -65,6 +68,7 @@ def softmax_parts(scores: mx.array) -> tuple[np.ndarray, np.ndarray]:
         some = rows[begin:end]
         np.max(some, axis=1, keepdims=True, out=top[begin:end])
         np.subtract(some, top[begin:end], out=some)
+        np.maximum(some, _LEAST, out=some)
         np.exp(some, out=some)
         np.sum(some, axis=1, keepdims=True, out=total[begin:end])
 
