@@ -26,7 +26,7 @@ TASK = ROOT / "examples" / "ticket_triage"
 KEPT = "benchmark-compression"
 GUIDE = ROOT / "docs" / "compression.md"
 PEER_ROUNDS = 2
-HEAL = {"heal": True, "steps": 60, "batch": 4, "learning_rate": 2e-3}
+HEAL = {"heal": True, "steps": 80, "batch": 4, "learning_rate": 2e-3}
 CUT = {**HEAL, "method": "activation"}
 SPARSE = {"structure": "unstructured", "target": 0.8}
 
@@ -97,11 +97,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, required=True, help="where everything is kept")
-    parser.add_argument(
-        "--only",
-        choices=("techniques", "speeds", "peers", "race", "tables"),
-        help="one part, or the tables alone of what was measured before",
-    )
+    parser.add_argument("--only", choices=("techniques", "speeds", "peers", "race"))
     parser.add_argument("--write", action="store_true", help="put the tables into the guide")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -185,21 +181,15 @@ def speeds(settings: Any, kept: Results) -> None:
 
     rows = kept.get("techniques") or {}
     chosen = ["original", *(name for name in SPEEDS if "folder" in rows.get(name, {}))]
-    report = bench(
-        [rows[name]["folder"] for name in chosen],
-        BenchOptions(prompt=128, new=16, rounds=3),
-        settings,
-    )
+    report = bench([rows[name]["folder"] for name in chosen], BenchOptions(rounds=5), settings)
     kept.put("speeds", {"names": chosen, **report})
 
 
 def peers(options: argparse.Namespace, kept: Results) -> None:
     """mlx-lm's own way for the same recipe, each in a process of its own, in turns."""
-    found: dict[str, list[dict[str, Any]]] = kept.get("peers") or {}
-    for number in range(PEER_ROUNDS):
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(PEER_ROUNDS):
         for side in ("rtn ours", "rtn mlx-lm", "dwq ours", "dwq mlx-lm"):
-            if len(found.get(side, ())) > number:
-                continue
             with tempfile.TemporaryDirectory() as folder:
                 command = [
                     sys.executable, __file__, "--home", str(options.home), "--side", side,
@@ -207,7 +197,7 @@ def peers(options: argparse.Namespace, kept: Results) -> None:
                 ]  # fmt: skip
                 ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found.setdefault(side, []).append(json.loads(ran.stdout.splitlines()[-1]))
-            kept.put("peers", found)
+    kept.put("peers", found)
 
 
 def one_side(options: argparse.Namespace) -> None:
@@ -228,7 +218,7 @@ def one_side(options: argparse.Namespace) -> None:
     home, fresh = Settings(home=options.home), Settings(home=Path(options.folder) / "home")
     program = Path(Results(options.home / KEPT).get("program"))
     data = from_task(Trial(program, settings=home), look_at("embedded", home), home)
-    steps = {"bits": 4, "steps": 4, "batch": 2, "learning_rate": 1e-4}
+    steps = {"bits": 4, "steps": 8, "batch": 2, "learning_rate": 1e-4}
     began = time.perf_counter()
     facts: dict[str, Any] = {}
     if side == "ours":
@@ -282,8 +272,8 @@ def theirs_dwq(source: Path, folder: Path, data: Any) -> None:
         student,
         lambda batch, index, split: model(batch),
         optimizers.Adam(learning_rate=1e-4, bias_correction=True),
-        rows[:8],
-        rows[8:10],
+        rows[:16],
+        rows[16:18],
         batch_size=2,
         max_seq_length=1024,
         seed=0,
@@ -317,7 +307,7 @@ def raced(settings: Any, kept: Results, program: Path) -> None:
     from dspy_toolkit.compression.points import Point, front
 
     names = [
-        "rtn-8", "rtn-4", "rtn-3", "rtn-2", "awq-4", "smoothquant-4", "gptq-4",
+        "rtn-8", "rtn-4", "awq-4", "smoothquant-4", "gptq-4", "dwq-4", "dwq-2",
     ]  # fmt: skip
     goals = ["score>=baseline-0.02"]
     report = run_pipeline(program, "embedded", goals, candidates=names, settings=settings)

@@ -20,7 +20,7 @@ from dspy_toolkit.store.files import (
 
 GIB = 2**30
 MOST_BYTES = 64 * GIB
-MOST_FILES = 10_000
+MOST_FILES = 1000
 _BLOCK = 2**20
 _LONGEST_NAME = 500
 
@@ -121,7 +121,9 @@ def _safe_name(entry: tarfile.TarInfo, file: Path) -> PurePosixPath:
 
 
 def _write(content: IO[bytes], target: Path, left: int, file: Path, most_bytes: int) -> int:
-    with written(target) as out:
+    # What is unpacked is made durable when it gets its name.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(target), target.open("xb") as out:
         while block := content.read(_BLOCK):
             left -= len(block)
             if left < 0:

@@ -94,8 +94,12 @@ class Ensemble:
         """JSON Schema of the outputs."""
         return self.members[0].output_schema
 
-    async def call(self, values: Mapping[str, Any]) -> ProgramAnswer:
+    async def call(self, values: Mapping[str, Any], weigh: bool = False) -> ProgramAnswer:
         """Answer one set of inputs.
+
+        Args:
+            values: JSON values by input field.
+            weigh: as of `LoadedProgram.call`; what the combiner needs is measured in any case.
 
         Raises:
             InvalidInput: a field is missing, unknown or does not fit.
@@ -103,8 +107,8 @@ class Ensemble:
         """
         self.members[0].artifact.check(values)
         if self.combiner == "first_valid":
-            return await self._first_valid(values)
-        answers = await self._ask_all(values)
+            return await self._first_valid(values, weigh or self._sure > 0.0)
+        answers = await self._ask_all(values, weigh or self.combiner == "best_probability")
         combine = vote if self.combiner == "vote" else surest
         outputs, chances = combine([answer for _, answer in answers])
         return _joined(outputs, chances, answers)
@@ -118,8 +122,10 @@ class Ensemble:
         for each in self.members:
             each.close()
 
-    async def _ask_all(self, values: Mapping[str, Any]) -> list[tuple[str, ProgramAnswer]]:
-        tasks = [asyncio.ensure_future(each.call(values)) for each in self.members]
+    async def _ask_all(
+        self, values: Mapping[str, Any], weigh: bool
+    ) -> list[tuple[str, ProgramAnswer]]:
+        tasks = [asyncio.ensure_future(each.call(values, weigh)) for each in self.members]
         try:
             found = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
@@ -138,12 +144,12 @@ class Ensemble:
             raise failure
         return answers
 
-    async def _first_valid(self, values: Mapping[str, Any]) -> ProgramAnswer:
+    async def _first_valid(self, values: Mapping[str, Any], weigh: bool) -> ProgramAnswer:
         failure: ToolkitError | None = None
         asked: list[tuple[str, ProgramAnswer]] = []
         for member in self.members:
             try:
-                answer = await member.call(values)
+                answer = await member.call(values, weigh)
                 asked.append((member.name, answer))
                 if member.artifact.signature is not None:
                     validate_values(member.artifact.signature, "outputs", answer.outputs)

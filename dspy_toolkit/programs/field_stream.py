@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic_core import from_json
 
 _HEADER = re.compile(r"\[\[ ## (\w+) ## \]\][ \t]*\n?")
-_HALF_HEADER = re.compile(r"\s*(\[[\[# \w\]]{0,80})?$")
+
+
+def _begun(parts: Sequence[str]) -> str:
+    """A pattern of every beginning of some parts in a row."""
+    return f"{parts[0]}(?:{_begun(parts[1:])})?" if parts[1:] else parts[0]
+
+
+_PARTS = (r"\[", r"\[", " ", "#", "#", " ", r"\w+", " ", "#", "#", " ", r"\]", r"\]")
+_HALF_HEADER = re.compile(rf"\s*(?:{_begun(_PARTS)})?\s*$")
 
 
 class FieldReader:
@@ -91,6 +99,7 @@ _READERS: dict[str, Callable[[str, Sequence[str], bool], dict[str, str]]] = {
     "chat": _marked,
     "chat_only": _marked,
     "guided": _marked,
+    "guided_json": _json,
     "json": _json,
     "xml": _tagged,
 }

@@ -24,8 +24,10 @@ from dspy_toolkit.contract import (
 from dspy_toolkit.errors import EngineError
 from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.field_stream import FieldReader
+from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
-from dspy_toolkit.programs.speaking import class_of
+from dspy_toolkit.programs.speaking import silenced
+from dspy_toolkit.programs.weighed import PROBABILITIES
 from dspy_toolkit.registry.values import json_schema
 from dspy_toolkit.resilience import answered_by
 
@@ -99,8 +101,12 @@ class LoadedProgram:
         self.artifact = artifact
         self.lm = lm
         self._form = artifact.manifest["prompt_format"]
-        self._program = artifact.program(lm)
-        self._threaded = not hasattr(class_of(self._program), "aforward")
+        self._program = silenced(artifact.program(lm))
+        self._adapter = prompt_format(self._form)
+        self._weighing = prompt_format(self._form)
+        if PROBABILITIES not in self.outputs and hasattr(self._weighing, PROBABILITIES):
+            self._weighing.probabilities = True
+        self._threaded = not hasattr(type(self._program), "aforward")
 
     @property
     def primary(self) -> str:
@@ -144,17 +150,21 @@ class LoadedProgram:
         record = self.artifact.signature
         return json_schema(record, "outputs") if record is not None else {"type": "object"}
 
-    async def call(self, values: Mapping[str, Any]) -> ProgramAnswer:
+    async def call(self, values: Mapping[str, Any], weigh: bool = False) -> ProgramAnswer:
         """Answer one set of inputs. Cancelling the task frees the model's rows.
 
         Args:
             values: JSON values by input field.
+            weigh: whether to measure the probability of every option of Literal, bool and Enum
+                outputs too, where the prompt format and the model allow it. It costs a run of the
+                model for each option that begins otherwise.
 
         Raises:
             InvalidInput: a field is missing, unknown or does not fit.
             ProgramFailed: no usable answer came.
         """
-        return await self._run(self.artifact.check(values), None)
+        adapter = self._weighing if weigh else self._adapter
+        return await self._run(self.artifact.check(values), adapter, None)
 
     async def stream(self, values: Mapping[str, Any]) -> AsyncGenerator[Streamed, None]:
         """Answer piece by piece, then with the whole. Closing the iterator frees the rows.
@@ -172,7 +182,7 @@ class LoadedProgram:
 
         async def run() -> ProgramAnswer:
             try:
-                return await self._run(given, listener)
+                return await self._run(given, self._adapter, listener)
             finally:
                 with suppress(asyncio.CancelledError):
                     await pieces.put(_ENDED)
@@ -191,21 +201,25 @@ class LoadedProgram:
         """Give the model back."""
         self.lm.release()
 
-    async def _run(self, given: dict[str, Any], listener: _Listener | None) -> ProgramAnswer:
+    async def _run(
+        self, given: dict[str, Any], adapter: dspy.Adapter, listener: _Listener | None
+    ) -> ProgramAnswer:
         meter, answerers = _Meter(), list[str]()
         more = {"send_stream": listener} if listener is not None else {}
         settings = {"usage_tracker": meter, _KEY: answerers, "disable_history": True, "trace": []}
         try:
-            with dspy.context(**settings, **more):
+            with dspy.context(adapter=adapter, **settings, **more):
                 prediction = await self._call(given)
         except NotImplementedError:
             # DSPy does not stream decisions; nothing was sent yet.
             if listener is None or listener.heard:
                 raise
-            return await self._run(given, None)
+            return await self._run(given, adapter, None)
         except dspy.DSPyError as error:
             raise _failure(error) from error
         outputs = {name: serialize_for_json(value) for name, value in prediction.items()}
+        if PROBABILITIES not in self.outputs:
+            outputs.pop(PROBABILITIES, None)
         return ProgramAnswer(
             outputs=outputs,
             probabilities=_probabilities(prediction),
@@ -325,14 +339,26 @@ def _note(engine: object) -> None:
 
 def _probabilities(prediction: Any) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
+    measured = prediction.get(PROBABILITIES)
+    if isinstance(measured, Mapping):
+        for name, weights in measured.items():
+            if isinstance(weights, Mapping):
+                found[name] = {_said(option): float(each) for option, each in weights.items()}
     for name, value in prediction.items():
         options = getattr(value, "probabilities", None)
         certain = getattr(value, "probability", None)
+        if name in found:
+            continue
         if isinstance(options, Mapping):
             found[name] = {str(option): float(chance) for option, chance in options.items()}
         elif isinstance(certain, float | int):
             found[name] = {"true": float(certain), "false": 1.0 - float(certain)}
     return found
+
+
+def _said(option: Any) -> str:
+    """An option as JSON writes it, texts without quotes."""
+    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def _failure(error: dspy.DSPyError) -> ProgramFailed:

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from dspy_toolkit.server import chat, models, programs, watching
-from dspy_toolkit.server.errors import ApiError
-from dspy_toolkit.server.gateway import Door, Gateway
+from dspy_toolkit.server.errors import ApiError, unexpected
+from dspy_toolkit.server.gateway import REQUEST_ID, Door, Gateway
 from dspy_toolkit.server.openapi import Description
 from dspy_toolkit.server.service import Service
 
@@ -40,6 +40,7 @@ def create_app(service: Service, door: Door | None = None) -> Gateway:
         ApiError: _told,
         HTTPException: _plain,
         RequestValidationError: _invalid,
+        Exception: _broken,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -54,6 +55,12 @@ async def _told(request: HttpRequest, error: ApiError) -> Response:
 async def _plain(request: HttpRequest, error: HTTPException) -> Response:
     told = ApiError(error.status_code, str(error.detail).lower())
     return JSONResponse(told.body, told.status, error.headers)
+
+
+async def _broken(request: HttpRequest, error: Exception) -> Response:
+    # The gateway hears of it too, and tells the metrics.
+    told = unexpected(str(getattr(request.state, REQUEST_ID, "")))
+    return JSONResponse(told.body, told.status)
 
 
 async def _invalid(request: HttpRequest, error: RequestValidationError) -> Response:

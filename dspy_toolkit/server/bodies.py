@@ -188,9 +188,11 @@ class ProgramBody(Body):
 
     inputs: dict[str, Any]
     stream: bool = False
+    probabilities: bool = False
 
 
 class BatchBody(Body):
     """Several calls of a program, answered together."""
 
     inputs: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=256)]
+    probabilities: bool = False

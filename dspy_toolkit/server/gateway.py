@@ -20,7 +20,7 @@ from dspy_toolkit.server.errors import ApiError, stopping, unexpected
 from dspy_toolkit.server.keys import ADMIN, PROGRAMS, KeyRecord, Keys, RateLimits
 
 MIB = 2**20
-KEY = "dspy_toolkit_key"
+KEY, REQUEST_ID = "dspy_toolkit_key", "dspy_toolkit_request_id"
 _LIVE, _READY = "/health/live", "/health/ready"
 _ADMIN = ("/health/deep", "/metrics")
 
@@ -77,6 +77,7 @@ class Gateway:
             return
         reply = _Reply(send, f"req_{secrets.token_hex(8)}")
         task = asyncio.current_task()
+        scope.setdefault("state", {})[REQUEST_ID] = reply.request_id
         try:
             self._admit(scope)
             body = await self._body(scope, receive)
@@ -111,7 +112,7 @@ class Gateway:
             )
             raise _refused("full", error)
         if self._door.keys is not None:
-            scope.setdefault("state", {})[KEY] = self._checked(path, headers, self._door.keys)
+            scope["state"][KEY] = self._checked(path, headers, self._door.keys)
 
     def _checked(self, path: str, headers: Headers, keys: Keys) -> KeyRecord:
         kind, _, shown = headers.get("authorization", "").partition(" ")

@@ -13,6 +13,7 @@ from dspy_toolkit.programs.shelf import ServedProgram
 from dspy_toolkit.server import bodies, replies
 from dspy_toolkit.server.catalog import Catalog
 
+_FLAG = {"type": "boolean", "default": False}
 _BODIES = (bodies.ChatBody, bodies.CompletionBody, bodies.EmbeddingBody)
 
 
@@ -70,14 +71,15 @@ def _describe(made: dict[str, Any], schemas: dict[str, Any], program: ServedProg
     schemas[f"{name}.answer"] = answer
     one = {
         "type": "object",
-        "properties": {"inputs": inputs, "stream": {"type": "boolean", "default": False}},
+        "properties": {"inputs": inputs, "stream": _FLAG, "probabilities": _FLAG},
         "required": ["inputs"],
         "additionalProperties": False,
     }
     many = {
         "type": "object",
         "properties": {
-            "inputs": {"type": "array", "items": inputs, "minItems": 1, "maxItems": 256}
+            "inputs": {"type": "array", "items": inputs, "minItems": 1, "maxItems": 256},
+            "probabilities": _FLAG,
         },
         "required": ["inputs"],
         "additionalProperties": False,

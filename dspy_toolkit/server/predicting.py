@@ -12,7 +12,7 @@ from dspy_toolkit.server.service import Service, Watch
 
 
 async def predict(
-    service: Service, program: ServedProgram, values: Mapping[str, Any]
+    service: Service, program: ServedProgram, values: Mapping[str, Any], weigh: bool = False
 ) -> tuple[ProgramAnswer, bool]:
     """Answer, and say whether the answer was kept from an earlier call.
 
@@ -24,13 +24,15 @@ async def predict(
     watch = Watch(program.name, program.version)
     with watch.during():
         cache = service.cache
-        key = "" if cache is None else cache.key(program.name, program.version, values)
+        # An answer that was weighed brings more, so it is another one.
+        version = f"{program.version}+probabilities" if weigh else program.version
+        key = "" if cache is None else cache.key(program.name, version, values)
         kept = cache.get(key) if cache is not None else None
         if cache is not None:
             emit(PredictionServed(program.name, program.version, kept is not None))
         if kept is not None:
             return kept, True
-        answer = await program.call(values)
+        answer = await program.call(values, weigh)
         if cache is not None and answer.answered_by == (program.primary,):
             cache.put(key, answer)
         return answer, False

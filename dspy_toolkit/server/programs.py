@@ -48,7 +48,9 @@ async def call_program(request: HttpRequest, name: str) -> Response:
             await begun(request, _events(service, allowed(request, name), body.inputs))
         )
     with service.catalog.program(allowed(request, name)) as program:
-        answer, cached = await unless_gone(request, predict(service, program, body.inputs))
+        answer, cached = await unless_gone(
+            request, predict(service, program, body.inputs, body.probabilities)
+        )
         return JSONResponse(reply(program, answer, cached))
 
 
@@ -58,7 +60,8 @@ async def call_program_often(request: HttpRequest, name: str) -> Response:
     service = service_of(request)
     body = await read_body(request, BatchBody)
     with service.catalog.program(allowed(request, name)) as program:
-        works = [_item(service, program, n, values) for n, values in enumerate(body.inputs)]
+        weigh = body.probabilities
+        works = [_item(service, program, n, each, weigh) for n, each in enumerate(body.inputs)]
         results = await unless_gone(request, together(works))
         return JSONResponse(
             {"program": program.name, "version": program.version, "results": results}
@@ -83,10 +86,14 @@ def reply(program: ServedProgram, answer: ProgramAnswer, cached: bool) -> dict[s
 
 
 async def _item(
-    service: Service, program: ServedProgram, number: int, values: Mapping[str, Any]
+    service: Service,
+    program: ServedProgram,
+    number: int,
+    values: Mapping[str, Any],
+    weigh: bool,
 ) -> dict[str, Any]:
     try:
-        answer, cached = await predict(service, program, values)
+        answer, cached = await predict(service, program, values, weigh)
     except ApiError as error:
         return {"index": number, "answer": None, "error": error.body["error"]}
     return {"index": number, "answer": reply(program, answer, cached), "error": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import openai
 
+from dspy_toolkit.deployment import Follower, following
 from dspy_toolkit.server import (
     Catalog,
     CatalogHealth,
     Door,
+    Gateway,
     Listening,
     PredictionCache,
     Server,
@@ -31,6 +33,7 @@ class Running:
     """A server that answers."""
 
     catalog: Catalog
+    app: Gateway
     server: Server
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
@@ -65,8 +68,9 @@ def running(
     cache: PredictionCache | None = None,
     metrics: Callable[[], bytes] = lambda: b"",
     drain_s: float = 5.0,
+    followers: Sequence[Follower] = (),
 ) -> Iterator[Running]:
-    """Serve a catalog until the block ends."""
+    """Serve a catalog, and what deployments it follows, until the block ends."""
     health = CatalogHealth(catalog)
     app = create_app(Service(catalog, health.check, metrics, cache), door)
     server = Server(app, Listening(port=0, drain_s=drain_s))
@@ -76,7 +80,8 @@ def running(
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        await server.run(up.set)
+        async with following(followers, poll_s=0.01):
+            await server.run(up.set)
 
     def body() -> None:
         try:
@@ -90,7 +95,7 @@ def running(
     assert up.wait(PATIENCE_S), "the server did not come up"
     assert not failures, failures
 
-    started = Running(catalog, server, loops[0], thread)
+    started = Running(catalog, app, server, loops[0], thread)
     try:
         yield started
     finally:

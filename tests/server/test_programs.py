@@ -29,6 +29,19 @@ def test_a_program_answers_with_its_version_and_who_answered(served: Running) ->
     assert answer["answered_by"] == ["model"]
     assert answer["outputs"]["team"] in ("atlas", "comet")
     assert answer["usage"]["prompt_tokens"] > 0
+    assert set(answer["outputs"]) == {"team", "urgent"}
+
+
+def test_what_was_decided_brings_the_probability_of_each_option(served: Running) -> None:
+    with served.http() as http:
+        body = {"inputs": {"text": "How sure?"}, "probabilities": True}
+        answer = http.post(PATH, json=body).json()
+    chances = answer["probabilities"]
+
+    assert set(chances["team"]) == {"atlas", "comet"}
+    assert set(chances["urgent"]) == {"true", "false"}
+    assert sum(chances["team"].values()) == pytest.approx(1.0, abs=1e-3)
+    assert max(chances["team"], key=chances["team"].get) == answer["outputs"]["team"]
 
 
 def test_the_same_question_is_answered_from_the_cache_and_counted(served: Running) -> None:
