@@ -150,12 +150,21 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The new file; RUN.zip if left out.")
     ] = None,
+    to_mlflow: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Send it to this MLflow server or database instead."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write a run and all its files as one zip file with a manifest.
+    """Write a run and all its files as one zip file with a manifest, or send it to MLflow.
+
+    What an MLflow server does not take now is sent with the next export to it.
 
     Example: dspy-tk runs export 20260101-120000-ticket_triage-0a1b --output run.zip
     """
+    if to_mlflow is not None:
+        _send(run, to_mlflow, json)
+        return
     from dspy_toolkit.compiler.run_export import export_run
     from dspy_toolkit.compiler.runs import find_run
 
@@ -188,6 +197,19 @@ def delete(
         out_json({"deleted": runs})
     else:
         say(f"deleted {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+def _send(run: str, uri: str, json: bool) -> None:
+    from dspy_toolkit.compiler.mlflow_export import export_to_mlflow
+
+    sent = export_to_mlflow(run, uri, load_settings())
+    if json:
+        out_json(vars(sent))
+        return
+    for each in sent.runs:
+        out(f"sent {each}")
+    if sent.problem:
+        say(f"{len(sent.waiting)} wait for the next export: {sent.problem}")
 
 
 def _show_candidate(row: CandidateRecord, json: bool) -> None:
