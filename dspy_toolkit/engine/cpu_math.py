@@ -19,7 +19,7 @@ _LOWEST = np.float32(-1e30)
 # with which everything takes a hundred times as long.
 _LEAST = np.float32(-60.0)
 # Numbers gone over at once: they stay in a core's cache from one pass to the next.
-_AT_ONCE = 1 << 17
+_AT_ONCE = 1 << 18
 # Fewer than this are done sooner alone than handed to another thread.
 _WORTH_A_THREAD = 1 << 19
 
