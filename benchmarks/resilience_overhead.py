@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dspy_toolkit.contract import (
+    Engine,
     Message,
     Request,
     Response,
@@ -91,7 +92,15 @@ class InstantTwin:
         pass
 
 
-def guarded(timeouts: TimeoutPolicy, deadline_s: float | None) -> ResilientEngine:
+class Punctual(Instant):
+    """One that would heed a limit itself, as the toolkit's models do."""
+
+    punctual = True
+
+
+def guarded(
+    timeouts: TimeoutPolicy, deadline_s: float | None, engine: Engine | None = None
+) -> ResilientEngine:
     policy = Policy(
         primary="local",
         deadline_s=deadline_s,
@@ -105,7 +114,7 @@ def guarded(timeouts: TimeoutPolicy, deadline_s: float | None) -> ResilientEngin
             "default": EnginePolicy(reserve_s=0.0 if deadline_s is None else 0.1),
         },
     )
-    return ResilientEngine(policy, {"local": Instant(), "default": FixedAnswer("none")})
+    return ResilientEngine(policy, {"local": engine or Instant(), "default": FixedAnswer("none")})
 
 
 @dataclass
@@ -162,31 +171,39 @@ def measure(calls: int, rounds: int) -> list[dict[str, float | str]]:
     plain = guarded(TimeoutPolicy(), None)
     limited = guarded(TimeoutPolicy(whole_s=10.0), 20.0)
     watched = guarded(TimeoutPolicy(first_token_s=5.0, between_tokens_s=2.0, whole_s=10.0), 20.0)
+    in_place = guarded(TimeoutPolicy(whole_s=10.0), 20.0, Punctual())
+    tokens_in_place = guarded(watched.policy.engines["local"].timeouts, 20.0, Punctual())
     pool = ThreadPoolExecutor(1)
-    first, second, third, standard = rounds_of(
+    first, second, third, fourth, standard = rounds_of(
         calls,
         rounds,
         lambda: bare.complete(REQUEST),
         lambda: plain.complete(REQUEST),
+        lambda: in_place.complete(REQUEST),
         lambda: limited.complete(REQUEST),
         lambda: pool.submit(bare.complete, REQUEST).result(10.0),
     )
     rows = [
         row("complete, threads, no time limit", first, second),
-        row("complete, threads, timeout and deadline", first, third),
+        row("complete, threads, timeout and deadline, the toolkit's engines", first, third),
+        row("complete, threads, timeout and deadline, any engine", first, fourth),
         row("(concurrent.futures with a timeout, no policy)", first, standard),
     ]
     few = max(calls // TOKENS, 1)
-    first, second, third = rounds_of(
+    first, second, third, fourth = rounds_of(
         few,
         rounds,
         lambda: list(bare.stream(REQUEST)),
         lambda: list(plain.stream(REQUEST)),
+        lambda: list(tokens_in_place.stream(REQUEST)),
         lambda: list(watched.stream(REQUEST)),
     )
     rows += [
         row("stream, threads, no time limit, a token", first, second, TOKENS),
-        row("stream, threads, token timeouts, a token", first, third, TOKENS),
+        row(
+            "stream, threads, token timeouts, a model of the toolkit, a token", first, third, TOKENS
+        ),
+        row("stream, threads, token timeouts, any engine, a token", first, fourth, TOKENS),
     ]
     return rows + asyncio.run(measure_async(calls, rounds, plain, limited, watched))
 

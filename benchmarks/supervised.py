@@ -23,8 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.workloads import CLASSIFY
-from dspy_toolkit.contract import Engine, Message, Request
+from dspy_toolkit.contract import Config, Engine, Message, Request
 from dspy_toolkit.engine import open_engine
 from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.events import ChildStarted, Event, subscribed
@@ -62,7 +61,14 @@ def instant() -> ScriptedEngine:
 
 
 def the_model(rounds: int) -> dict[str, Any]:
-    requests = CLASSIFY.requests(96, seed=1, held=False)
+    requests = [
+        Request(
+            model="m",
+            messages=(Message.user(f"Ticket {number}: the parcel never came. Who must act?"),),
+            config=Config(max_tokens=32),
+        )
+        for number in range(96)
+    ]
     rates: list[list[float]] = [[], []]
     engines: list[Engine] = [open_engine("embedded"), supervised_engine("embedded")]
     with ThreadPoolExecutor(16) as pool:

@@ -7,9 +7,12 @@ here. An engine makes one attempt per call: it raises a `dspy.lm15` error and ne
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from typing import Protocol, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import Protocol, TypeAlias, TypeVar
 
 from dspy._vendor.lm15.serde import (
     request_from_dict,
@@ -75,10 +78,12 @@ from dspy.lm15 import (
     response_to_events,
 )
 
+T = TypeVar("T")
 StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 # When whoever called the engine that runs here stops waiting, by `time.monotonic`. An engine may
-# read it to end a call whose answer nobody would hear; it never ends one earlier.
+# read it to end a call whose answer nobody would hear; it never ends one earlier. One that always
+# does has `punctual = True`, and needs no thread beside its caller's to be given up on.
 gives_up_at: ContextVar[float] = ContextVar("dspy_toolkit_gives_up_at", default=math.inf)
 
 # Called by an engine when the answer it gives is another engine's than the one it is named after,
@@ -86,6 +91,21 @@ gives_up_at: ContextVar[float] = ContextVar("dspy_toolkit_gives_up_at", default=
 answered_in_place: ContextVar[Callable[[], None]] = ContextVar(
     "dspy_toolkit_answered_in_place", default=lambda: None
 )
+
+
+def next_in_time(inbox: SimpleQueue[T]) -> T:
+    """The next item, waited for no longer than whoever called this engine does.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    due = gives_up_at.get()
+    if due == math.inf:
+        return inbox.get()
+    try:
+        return inbox.get(timeout=min(max(due - time.monotonic(), 0.0), threading.TIMEOUT_MAX))
+    except Empty:
+        raise TimeoutError("nobody waits for the engine's answer any more") from None
 
 
 class Engine(Protocol):
@@ -165,6 +185,7 @@ __all__ = [
     "error_from_event",
     "gives_up_at",
     "materialize_response",
+    "next_in_time",
     "request_from_dict",
     "request_to_dict",
     "response_from_dict",

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.contract import gives_up_at
+from dspy_toolkit.contract import gives_up_at, next_in_time
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
 from dspy_toolkit.engine.embedding import NoHiddenStates
@@ -43,8 +43,11 @@ class MlxEngine:
         supports_reasoning: whether the model marks off its thinking.
         supports_response_schema: whether output can be held to a schema.
         supports_probabilities: whether the options in such output can be weighed.
+        punctual: it leaves a call when its caller gives up, see `contract.gives_up_at`.
         supported_params: the parameters of a call that have an effect.
     """
+
+    punctual = True
 
     def __init__(
         self, lease: Lease, reference: str, model_string: str, options: EngineOptions
@@ -134,7 +137,7 @@ class MlxEngine:
         call = self.prepare(request, inbox.put, streaming=False)
         try:
             call.start()
-            return call.response(inbox.get())
+            return call.response(next_in_time(inbox))
         finally:
             call.leave()
 
@@ -146,7 +149,7 @@ class MlxEngine:
             call.start()
             yield call.translator.start()
             while not call.done:
-                yield from call.events(inbox.get())
+                yield from call.events(next_in_time(inbox))
         finally:
             call.leave()
 

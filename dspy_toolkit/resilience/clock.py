@@ -12,7 +12,13 @@ from typing import Any, Protocol
 
 from dspy_toolkit.contract import AsyncEngine, Engine, Request, Response, gives_up_at
 from dspy_toolkit.resilience.driver import Driver, Ended, Feed, TimeIsUp
-from dspy_toolkit.resilience.feeds import AwaitedFeed, DirectFeed, TaskFeed, ThreadFeed
+from dspy_toolkit.resilience.feeds import (
+    AwaitedFeed,
+    DirectFeed,
+    PunctualFeed,
+    TaskFeed,
+    ThreadFeed,
+)
 from dspy_toolkit.resilience.workers import Job, Workers
 
 
@@ -35,7 +41,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's time. Calls with a limit run on daemon threads, or as tasks."""
+    """The machine's time. Calls with a limit run on daemon threads, or as tasks; those of engines
+    that heed limits themselves run where they are made."""
 
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
@@ -58,6 +65,8 @@ class _Threads:
             finally:
                 ended(False)
         limit_s = min(max(limit_s, 0.0), threading.TIMEOUT_MAX)
+        if getattr(engine, "punctual", False):
+            return _in_place(engine, request, limit_s, ended)
         context = contextvars.copy_context()
         context.run(gives_up_at.set, time.monotonic() + limit_s)
         job = Job(lambda: context.run(engine.complete, request), ended)
@@ -79,6 +88,8 @@ class _Threads:
         return True
 
     def feed(self, engine: Engine, request: Request, limited: bool, ended: Ended) -> Feed:
+        if limited and getattr(engine, "punctual", False):
+            return PunctualFeed(DirectFeed(engine, request, ended))
         source = DirectFeed(engine, request, ended)
         return ThreadFeed(source, self._workers) if limited else source
 
@@ -119,6 +130,21 @@ class _Tasks:
     def feed(self, engine: AsyncEngine, request: Request, limited: bool, ended: Ended) -> Feed:
         source = AwaitedFeed(engine, request, ended)
         return TaskFeed(source) if limited else source
+
+
+def _in_place(engine: Engine, request: Request, limit_s: float, ended: Ended) -> Response:
+    """Ask an engine that heeds the limit itself: a thread of its own would cost the most of it."""
+    due = time.monotonic() + limit_s
+    token = gives_up_at.set(due)
+    try:
+        return engine.complete(request)
+    except Exception as error:
+        if time.monotonic() >= due:
+            raise TimeIsUp from error
+        raise
+    finally:
+        gives_up_at.reset(token)
+        ended(False)
 
 
 async def _asked(engine: AsyncEngine, request: Request) -> Response:

@@ -56,6 +56,28 @@ class DirectFeed:
             ended(self.late)
 
 
+class PunctualFeed:
+    """A stream for threads of an engine that heeds limits itself, read in place."""
+
+    def __init__(self, source: DirectFeed) -> None:
+        self._source = source
+
+    async def next(self, limit_s: float | None) -> StreamEvent | None:
+        due = math.inf if limit_s is None else time.monotonic() + max(limit_s, 0.0)
+        token = gives_up_at.set(due)
+        try:
+            return await self._source.next(None)
+        except Exception as error:
+            if time.monotonic() >= due:
+                raise TimeIsUp from error
+            raise
+        finally:
+            gives_up_at.reset(token)
+
+    async def close(self) -> None:
+        await self._source.close()
+
+
 class AwaitedFeed:
     """A stream for coroutines, read in place. Limits have no effect."""
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import time
 import weakref
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Self
 
 from dspy_toolkit.contract import (
     Request,
     Response,
     StreamEvent,
-    TimeoutError,
-    gives_up_at,
+    next_in_time,
     request_to_dict,
     response_from_dict,
     stream_event_from_dict,
@@ -49,6 +46,7 @@ class SupervisedEngine:
         NotFound, InvalidInput, IntegrityError, EngineError: the child cannot open its engine.
     """
 
+    punctual = True
     supports_function_calling: bool = False
     supports_reasoning: bool = False
     supports_response_schema: bool = False
@@ -113,7 +111,7 @@ class SupervisedEngine:
         """
         inbox: SimpleQueue[Frame | Exception] = SimpleQueue()
         with self._asked(request, False, inbox.put):
-            return response_from_dict(_good(_taken(inbox))["response"])
+            return response_from_dict(_good(next_in_time(inbox))["response"])
 
     def stream(self, request: Request) -> Generator[StreamEvent, None, None]:
         """Answer a request piece by piece; errors as of `complete`."""
@@ -121,7 +119,7 @@ class SupervisedEngine:
         reader = _Reader()
         with self._asked(request, True, inbox.put):
             while not reader.over:
-                yield from reader.read(_taken(inbox))
+                yield from reader.read(next_in_time(inbox))
 
     def close(self) -> None:
         """End the process. Calls in flight fail, and so do later ones."""
@@ -219,16 +217,6 @@ def _good(message: Frame | Exception) -> Frame:
     if "error" in message:
         raise error_of(message["error"])
     return message
-
-
-def _taken(inbox: SimpleQueue[Frame | Exception]) -> Frame | Exception:
-    due = gives_up_at.get()
-    if due == math.inf:
-        return inbox.get()
-    try:
-        return inbox.get(timeout=max(due - time.monotonic(), 0.0))
-    except Empty:
-        raise TimeoutError("nobody waits for the engine's answer any more") from None
 
 
 def _mailbox() -> tuple[asyncio.Queue[Frame | Exception], Sink]:
