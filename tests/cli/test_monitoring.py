@@ -12,6 +12,7 @@ from dspy_toolkit.cli.main import app
 from dspy_toolkit.contract import ServerError
 from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import EngineError, InvalidInput, NotFound, ToolkitError
+from dspy_toolkit.events import subscribed
 from dspy_toolkit.monitoring import Health, Metrics
 from dspy_toolkit.resilience import (
     BreakerPolicy,
@@ -23,10 +24,12 @@ from dspy_toolkit.resilience import (
     stored_in,
 )
 from dspy_toolkit.resilience.errors import CircuitOpen
+from dspy_toolkit.server import Catalog, ServedModel
 from tests.engine.tiny import write_model
 from tests.monitoring.serving import serving
 from tests.monitoring.test_metrics import ONE_OF_EACH, fed
 from tests.resilience.conftest import ask
+from tests.server.serving import running
 
 run = CliRunner().invoke
 NOWHERE = "http://127.0.0.1:9"
@@ -112,6 +115,28 @@ def test_the_monitor_shows_what_the_metrics_say() -> None:
     assert found["programs"][0]["program"] == "triage"
     assert found["engines"][0]["breaker"] == "open"
     assert all(word in person.stdout for word in ("triage", "50.0 %", "open", "since its start"))
+
+
+def test_a_real_server_is_asked_the_same_way() -> None:
+    metrics = Metrics()
+    catalog = Catalog(models={"echo": ServedModel.over("echo", ScriptedEngine(lambda _: "ok"))})
+    with subscribed(metrics), running(catalog, metrics=metrics.exposition) as server:
+        server.openai().chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "hello"}]
+        )
+        levels = {
+            level: run(app, ["health", server.url, "--level", level, "--json"])
+            for level in ("live", "ready", "deep")
+        }
+        seen = run(app, ["monitor", server.url, "--once", "--json"])
+
+    assert {level: done.exit_code for level, done in levels.items()} == {
+        "live": 0,
+        "ready": 0,
+        "deep": 0,
+    }
+    assert json.loads(levels["deep"].stdout)["findings"][0]["reason"] == "tokens come"
+    assert json.loads(seen.stdout)["programs"][0]["program"] == "echo"
 
 
 def test_a_key_in_a_file_opens_a_server_that_asks_for_one(tmp_path: Path) -> None:
