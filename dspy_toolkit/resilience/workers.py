@@ -15,9 +15,6 @@ from typing import Generic, TypeVar
 from dspy_toolkit.resilience.driver import Ended, TimeIsUp
 
 T = TypeVar("T")
-# What a worker runs. What it returns is called last of all, with the worker idle again: whoever
-# is woken by it finds Python's lock free, which would else cost a second wake.
-Task = Callable[[], Callable[[], object] | None]
 
 IDLE_S = 30.0
 
@@ -35,7 +32,7 @@ class Workers:
         self._idle: list[_Worker] = []
         self._process = os.getpid()
 
-    def start(self, job: Task) -> None:
+    def start(self, job: Callable[[], None]) -> None:
         """Run a job at once on a thread of its own. It must not raise."""
         with self._lock:
             if self._process != os.getpid():
@@ -70,7 +67,7 @@ class Workers:
 
 class _Worker:
     def __init__(self, pool: Workers) -> None:
-        self.inbox: SimpleQueue[Task] = SimpleQueue()
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pool = pool
 
     def run(self) -> None:
@@ -81,12 +78,9 @@ class _Worker:
                 if self._pool.dismiss(self):
                     return
                 continue
-            tell = job()
+            job()
             del job
             self._pool.rest(self)
-            if tell is not None:
-                tell()
-            del tell
 
 
 class Job(Generic[T]):
@@ -105,8 +99,8 @@ class Job(Generic[T]):
         self._error: BaseException | None = None
         self._result: T
 
-    def run(self) -> Callable[[], object]:
-        """Run the call, on the worker; what is returned wakes the thread that waits."""
+    def run(self) -> None:
+        """Run the call, on the worker."""
         try:
             self._result = self._call()
         except BaseException as error:  # noqa: BLE001 - raised again on the thread that waits
@@ -116,10 +110,8 @@ class Job(Generic[T]):
             late = self._given_up
         try:
             self._ended(late)
-        except BaseException:
+        finally:
             self._done.release()
-            raise
-        return self._done.release
 
     def wait(self, limit_s: float) -> T:
         """Wait for the call, on the caller's thread.
