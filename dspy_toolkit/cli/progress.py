@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.progress import (
 from dspy_toolkit.cli.output import say, talk_console
 from dspy_toolkit.events import (
     CallFinished,
+    CandidateScored,
     Event,
     JournalOpened,
     ModelLoaded,
@@ -58,6 +60,11 @@ class _Follower(ABC):
         self._done = 0
         self._made = 0
         self._cached = 0
+        self._tokens = 0
+        self._began_at = time.monotonic()
+        self._phase_at = self._began_at
+        self._trial = ""
+        self._best: CandidateScored | None = None
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -71,20 +78,43 @@ class _Follower(ABC):
                 case CallFinished(cached=cached):
                     self._cached += cached
                     self._made += not cached
+                    self._tokens += 0 if cached else event.input_tokens + event.output_tokens
+                case CandidateScored():
+                    self._trial = self._standing(event)
                 case PhaseStarted(_, phase, total):
                     self.end_phase()
                     self._label, self._total, self._done = _LABELS.get(phase, phase), total, 0
+                    self._phase_at, self._trial = time.monotonic(), ""
                     self.start_phase()
                 case PhaseAdvanced(_, phase, done, score):
                     # Threads finish in no particular order; what is shown only grows.
                     self._done = max(self._done, done)
-                    best = "best " if phase == "optimize" else ""
-                    self.advance("" if score is None else f"{best}{100 * score:.1f} %")
+                    so_far = "" if score is None else f"{100 * score:.1f} %"
+                    self.advance(self._trial if phase == "optimize" else so_far)
 
     @property
     def calls(self) -> str:
         """Calls so far, as people read them."""
-        return f"{self._made} calls" + (f", {self._cached} cached" if self._cached else "")
+        text = f"{self._made} calls" + (f", {self._cached} cached" if self._cached else "")
+        seconds = time.monotonic() - self._began_at
+        return text + (f", {self._tokens / seconds:.0f} tokens/s" if self._tokens else "")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the phase ends, at the pace so far; None where its length is not known."""
+        if not self._total or not self._done or self._done > self._total:
+            return None
+        return (time.monotonic() - self._phase_at) / self._done * (self._total - self._done)
+
+    def _standing(self, scored: CandidateScored) -> str:
+        # Loads numpy, which whatever scores candidates has loaded already.
+        from dspy_toolkit.compiler.statistics import mean_interval
+
+        if self._best is None or scored.score > self._best.score:
+            self._best = scored
+        low, high = mean_interval(self._best.scores)
+        best = f"best {100 * self._best.score:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+        return f"trial {scored.candidate}, {best}"
 
     @abstractmethod
     def remark(self, text: str) -> None: ...
@@ -172,4 +202,6 @@ class _Lines(_Follower):
             return
         self._told = self._done
         of = f" of {self._total}" if self._total else ""
-        say(", ".join(filter(None, (f"  {self._done}{of}", score, self.calls))))
+        left = self.seconds_left
+        ahead = "" if left is None else f"{left:.0f} s left"
+        say(", ".join(filter(None, (f"  {self._done}{of}", score, self.calls, ahead))))

@@ -69,6 +69,7 @@ def export_to_mlflow(run: str, uri: str, settings: Settings) -> Sent:
             except NotFound:
                 # It was deleted since; nothing is left to send.
                 spool.append({"run": each, "uri": uri, "sent": True})
+                waiting = [run for run in waiting if run != each]
                 continue
             except Exception as error:  # noqa: BLE001  # whatever a server and its client may raise
                 problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,8 +1,8 @@
 """A file of records that only grows: what was appended survives a kill at any moment.
 
 Each line is a CRC-32 and a JSON value. A line reaches the operating system before `append`
-returns, so that the death of the process loses nothing; once a second the file is flushed to the
-disk itself, so that a loss of power costs at most that second. Every line stands for itself: a
+returns, so that the death of the process loses nothing; every five seconds the file is flushed to
+the disk itself, so that a loss of power costs no more than that. Every line stands for itself: a
 damaged one is left out, and those after it are read.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from dspy_toolkit.errors import StorageError
 from dspy_toolkit.store.files import storage_errors, write_bytes
 
-SYNC_EVERY_S = 1.0
+SYNC_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
