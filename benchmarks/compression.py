@@ -26,7 +26,8 @@ TASK = ROOT / "examples" / "ticket_triage"
 KEPT = "benchmark-compression"
 GUIDE = ROOT / "docs" / "compression.md"
 PEER_ROUNDS = 2
-HEAL = {"heal": True, "steps": 80, "batch": 4, "learning_rate": 2e-3}
+ORDERS, BLOCK, MARGIN = 5, 16, -0.02
+HEAL = {"heal": True, "steps": 60, "batch": 4, "learning_rate": 2e-3}
 CUT = {**HEAL, "method": "activation"}
 SPARSE = {"structure": "unstructured", "target": 0.8}
 
@@ -82,7 +83,7 @@ def main() -> None:
         "techniques": lambda: techniques(settings, kept, program),
         "speeds": lambda: speeds(settings, kept),
         "peers": lambda: peers(options, kept),
-        "race": lambda: raced(settings, kept, program),
+        "race": lambda: raced(kept),
     }
     for name, make in parts.items():
         if options.only in (None, name):
@@ -97,7 +98,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--only", choices=("techniques", "speeds", "peers", "race"))
+    parser.add_argument(
+        "--only",
+        choices=("techniques", "speeds", "peers", "race", "tables"),
+        help="one part, or the tables alone of what was measured before",
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into the guide")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -181,15 +186,21 @@ def speeds(settings: Any, kept: Results) -> None:
 
     rows = kept.get("techniques") or {}
     chosen = ["original", *(name for name in SPEEDS if "folder" in rows.get(name, {}))]
-    report = bench([rows[name]["folder"] for name in chosen], BenchOptions(rounds=5), settings)
+    report = bench(
+        [rows[name]["folder"] for name in chosen],
+        BenchOptions(prompt=128, new=16, rounds=3),
+        settings,
+    )
     kept.put("speeds", {"names": chosen, **report})
 
 
 def peers(options: argparse.Namespace, kept: Results) -> None:
     """mlx-lm's own way for the same recipe, each in a process of its own, in turns."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(PEER_ROUNDS):
+    found: dict[str, list[dict[str, Any]]] = kept.get("peers") or {}
+    for number in range(PEER_ROUNDS):
         for side in ("rtn ours", "rtn mlx-lm", "dwq ours", "dwq mlx-lm"):
+            if len(found.get(side, ())) > number:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 command = [
                     sys.executable, __file__, "--home", str(options.home), "--side", side,
@@ -197,7 +208,7 @@ def peers(options: argparse.Namespace, kept: Results) -> None:
                 ]  # fmt: skip
                 ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             found.setdefault(side, []).append(json.loads(ran.stdout.splitlines()[-1]))
-    kept.put("peers", found)
+            kept.put("peers", found)
 
 
 def one_side(options: argparse.Namespace) -> None:
@@ -218,7 +229,7 @@ def one_side(options: argparse.Namespace) -> None:
     home, fresh = Settings(home=options.home), Settings(home=Path(options.folder) / "home")
     program = Path(Results(options.home / KEPT).get("program"))
     data = from_task(Trial(program, settings=home), look_at("embedded", home), home)
-    steps = {"bits": 4, "steps": 8, "batch": 2, "learning_rate": 1e-4}
+    steps = {"bits": 4, "steps": 4, "batch": 2, "learning_rate": 1e-4}
     began = time.perf_counter()
     facts: dict[str, Any] = {}
     if side == "ours":
@@ -272,8 +283,8 @@ def theirs_dwq(source: Path, folder: Path, data: Any) -> None:
         student,
         lambda batch, index, split: model(batch),
         optimizers.Adam(learning_rate=1e-4, bias_correction=True),
-        rows[:16],
-        rows[16:18],
+        rows[:8],
+        rows[8:10],
         batch_size=2,
         max_seq_length=1024,
         seed=0,
@@ -300,45 +311,55 @@ def kl_of(folder: Path, data: Any, settings: Any) -> float:
         )
 
 
-def raced(settings: Any, kept: Results, program: Path) -> None:
-    """The pipeline, and scoring everything it raced on everything."""
-    from dspy_toolkit.compiler.trial import Trial
-    from dspy_toolkit.compression.make import run_pipeline
-    from dspy_toolkit.compression.points import Point, front
+def raced(kept: Results) -> None:
+    """The race over the recorded scores, in several orders of the examples, and the whole front."""
+    import random
 
-    names = [
-        "rtn-8", "rtn-4", "awq-4", "smoothquant-4", "gptq-4", "dwq-4", "dwq-2",
-    ]  # fmt: skip
-    goals = ["score>=baseline-0.02"]
-    report = run_pipeline(program, "embedded", goals, candidates=names, settings=settings)
-    trial = Trial(program, settings=settings)
-    pool = trial.examples("validation")
-    exhaustive = []
-    for point in report["points"]:
-        folder = "embedded" if point["name"] == "original" else point["folder"]
-        scores = trial.score(folder, pool).evaluation.scores
-        exhaustive.append(
-            Point(
-                name=point["name"],
-                folder="",
-                program=None,
-                size_bytes=point["size_bytes"],
-                memory_bytes=point["memory_bytes"],
-                parameters=point["parameters"],
-                score=sum(scores) / len(scores),
-                examples=len(scores),
-            )
+    from dspy_toolkit.compression.costs import nearer_at_no_cost
+    from dspy_toolkit.compression.points import Point, front
+    from dspy_toolkit.compression.racing import Track, race
+
+    rows = {name: row for name, row in kept.get("techniques").items() if "scores" in row}
+    count = len(rows["original"]["scores"])
+    points = {
+        name: Point(
+            name=name,
+            folder="",
+            program=None,
+            size_bytes=row["bytes"],
+            memory_bytes=row["bytes"],
+            parameters=row["parameters"],
+            kl=row.get("kl"),
+            score=sum(row["scores"]) / count,
         )
-    best = [point.name for point in front(exhaustive)]
-    kept.put(
-        "race",
-        {
-            "report": report,
-            "exhaustive": {point.name: point.score for point in exhaustive},
-            "front": best,
-            "on_front": report["recommended"] in best,
-        },
-    )
+        for name, row in rows.items()
+    }
+    candidates = [point for name, point in points.items() if name != "original"]
+    runners = [point for point in candidates if nearer_at_no_cost(point, candidates) is None]
+    runners.sort(key=lambda point: (point.size_bytes, point.kl or 0.0))
+    best = [point.name for point in front(list(points.values()))]
+    found = []
+    for seed in range(ORDERS):
+        order = list(range(count))
+        random.Random(seed).shuffle(order)
+        track = Track(tuple(order), BLOCK, MARGIN)
+        before = [rows["original"]["scores"][i] for i in order]
+
+        def score(name: str, block: Sequence[int]) -> list[float]:
+            return [rows[name]["scores"][i] for i in block]
+
+        finishes = race([point.name for point in runners], before, track, score)
+        winner = next((each.name for each in finishes if each.state == "kept"), None)
+        found.append(
+            {
+                "calls": count + sum(len(each.scores) for each in finishes),
+                "exhaustive": count * len(points),
+                "runners": [[each.name, len(each.scores), each.state] for each in finishes],
+                "winner": winner,
+                "on_front": winner in best,
+            }
+        )
+    kept.put("race", {"orders": found, "front": best})
 
 
 def shown(name: str, kept: Results) -> str:
@@ -421,27 +442,20 @@ def show_peers(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str
 
 
 def show_race(found: Mapping[str, Any]) -> Iterator[str]:
-    report = found["report"]
-    yield from head("candidate", "size", "scored on", "score", "score on all", "state", "why")
-    for point in report["points"]:
-        whole = found["exhaustive"].get(point["name"])
-        yield line(
-            point["name"],
-            f"{point['size_bytes'] / 1e6:.2f} MB",
-            str(point["examples"] or ""),
-            "" if point["score"] is None else f"{100 * point['score']:.1f} %",
-            "" if whole is None else f"{100 * whole:.1f} %",
-            point["state"],
-            point["reason"],
-        )
-    share = report["calls"] / report["exhaustive_calls"]
-    yield ""
-    yield (
-        f"{report['calls']} program calls, {100 * share:.0f} % of the {report['exhaustive_calls']} "
-        f"of scoring everything; recommended: {report['recommended']}, "
-        f"{'on' if found['on_front'] else 'not on'} the front of scoring everything "
-        f"({', '.join(found['front'])})."
+    yield from head(
+        "order", "recommended", "on the front", "calls", "of scoring everything", "raced"
     )
+    for number, order in enumerate(found["orders"]):
+        yield line(
+            str(number),
+            order["winner"] or "none",
+            "yes" if order["on_front"] else "no",
+            str(order["calls"]),
+            f"{100 * order['calls'] / order['exhaustive']:.0f} %",
+            ", ".join(f"{name} ({count}, {state})" for name, count, state in order["runners"]),
+        )
+    yield ""
+    yield f"The whole front: {', '.join(found['front'])}."
 
 
 def head(*names: str) -> Iterator[str]:

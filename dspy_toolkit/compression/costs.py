@@ -132,7 +132,7 @@ class Costs:
         kept: list[Point] = []
         for point in points:
             missed = [goal.text for goal in costs if not goal.holds(point, original)]
-            rival = _same_cost_and_nearer(point, points)
+            rival = nearer_at_no_cost(point, points)
             reason = (
                 f"misses {', '.join(missed)}"
                 if missed
@@ -144,7 +144,7 @@ class Costs:
         return kept
 
 
-def _same_cost_and_nearer(point: Point, points: Sequence[Point]) -> Point | None:
+def nearer_at_no_cost(point: Point, points: Sequence[Point]) -> Point | None:
     """A candidate that costs no more in anything and diverges less."""
     for other in points:
         if other is point or point.kl is None or other.kl is None:

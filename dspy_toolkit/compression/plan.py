@@ -38,7 +38,7 @@ class Refused:
     reason: str
 
 
-_HEAL = {"heal": True, "steps": 100, "batch": 4}
+_HEAL = {"heal": True, "steps": 60, "batch": 4, "learning_rate": 2e-3}
 _CUT = {"ffn-10": ("ffn", 0.10), "width-25": ("width", 0.25), "layers-10": ("layers", 0.10)}
 
 
