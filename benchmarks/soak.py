@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dspy_toolkit.store.files import write_text
 from tests.resilience.laboratory.soak import Round, growth, soak
 
-# What may be larger in the last third than in the second, by noise alone.
-ALLOWED = {"memory, MiB": 4.0, "threads": 3.0, "file handles": 4.0, "metric series": 0.0}
+# What may be larger in the last third than in the second, by noise alone. A kind of failure that
+# is seen for the first time is a new series; there are few kinds.
+ALLOWED = {"memory, MiB": 4.0, "threads": 3.0, "file handles": 4.0, "metric series": 3.0}
 READ: dict[str, Callable[[Round], float]] = {
     "memory, MiB": lambda each: each.memory_bytes / 2**20,
     "threads": lambda each: each.threads,
