@@ -20,6 +20,8 @@ from typing import Any
 import dspy
 from dspy import lm15
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from benchmarks.workloads import Classify
 from dspy_toolkit.events import Event, subscribed
 from dspy_toolkit.programs.formats import prompt_format

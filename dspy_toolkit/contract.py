@@ -86,6 +86,10 @@ StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | 
 # does has `punctual = True`, and needs no thread beside its caller's to be given up on.
 gives_up_at: ContextVar[float] = ContextVar("dspy_toolkit_gives_up_at", default=math.inf)
 
+# In a JSON schema of a request: a grammar in llguidance's dialect of Lark. An engine that knows it
+# takes it instead of the schema, and another takes it as no schema at all.
+GRAMMAR_KEY = "x-dspy-toolkit-grammar"
+
 # Called by an engine when the answer it gives is another engine's than the one it is named after,
 # so that nobody keeps it as that one's.
 answered_in_place: ContextVar[Callable[[], None]] = ContextVar(
@@ -129,6 +133,7 @@ class AsyncEngine(Protocol):
 
 
 __all__ = [
+    "GRAMMAR_KEY",
     "RETRYABLE_ERRORS",
     "AccessPolicy",
     "AsyncEngine",

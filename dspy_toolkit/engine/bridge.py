@@ -37,8 +37,6 @@ SUPPORTED_PARAMS = (
     "stream",
 )
 SCHEMA_PARAMS = ("response_format",)
-# Inside a JSON schema: a grammar in llguidance's dialect of Lark, which is taken instead of it.
-GRAMMAR_KEY = "x-dspy-toolkit-grammar"
 # Beside the grammar: the choices to weigh, a list of `{"name", "after", "options", "end"}`.
 OPTIONS_KEY = "x-dspy-toolkit-options"
 TOOL_PARAMS = ("tools", "tool_choice")
@@ -310,7 +308,11 @@ class Translator:
 
     def end(self, answer: Answer) -> lm15.StreamEndEvent:
         """The last event of a stream."""
-        return lm15.StreamEndEvent(finish_reason=answer.reason, usage=_usage(answer))
+        # Streams have no place for a DataPart.
+        data = {"probabilities": _plain(answer.weights)} if answer.weights else None
+        return lm15.StreamEndEvent(
+            finish_reason=answer.reason, usage=_usage(answer), provider_data=data
+        )
 
     def response(self, answer: Answer) -> Response:
         """A whole answer."""
@@ -357,9 +359,13 @@ class Translator:
 
 def _weighed(weights: Mapping[str, Mapping[str, float]]) -> lm15.DataPart:
     """Probabilities in lm15's form, beside the likeliest option of each choice."""
-    found = {name: dict(each) for name, each in weights.items()}
+    found = _plain(weights)
     likeliest = {name: max(each, key=each.__getitem__) for name, each in found.items()}
     return lm15.DataPart(likeliest, probabilities=found, method="candidate_sequence_likelihood")
+
+
+def _plain(weights: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: dict(each) for name, each in weights.items()}
 
 
 def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, str]]:

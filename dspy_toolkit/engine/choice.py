@@ -32,7 +32,6 @@ class Chooser:
         self.weigher = None
         if grammar is not None and sequence.choices:
             self.weigher = Weigher(sequence.choices, grammar.tokenizer, sequence.weights)
-            self._look(sequence.answer, forced=len(sequence.answer))
 
     @property
     def free(self) -> bool:
@@ -55,14 +54,17 @@ class Chooser:
         return self._guide is not None and self._guide.ended
 
     def forced(self) -> list[Drawn]:
-        """The tokens that must come next, the one that ends the answer among them."""
-        return self._forced([])
+        """The tokens that must come first, the one that ends the answer among them."""
+        return self._forced(self._sequence.answer, free=0)
 
-    def _forced(self, drawn: list[int]) -> list[Drawn]:
+    def _forced(self, taken: list[int], free: int) -> list[Drawn]:
+        """What must come behind the tokens `taken`, the first `free` of which were drawn."""
         if self._guide is None:
             return []
         tokens = self._guide.forced()
-        self._look([*drawn, *tokens], forced=len(tokens))
+        if self.weigher is not None:
+            reached = [*taken, *tokens]
+            self.weigher.go_on(reached, len(reached) - free, self._guide.coming())
         if self._guide.ended:
             tokens.append(self._guide.eos)
         self._tokens += tokens
@@ -126,16 +128,12 @@ class Chooser:
         if self._guide is None:
             return [drawn]
         self._guide.take(token)
-        return [drawn, *self._forced([token])]
+        return [drawn, *self._forced([token], free=1)]
 
     @property
     def _drawn(self) -> int:
         """Tokens of the answer so far."""
         return len(self._tokens) - len(self._sequence.prompt)
-
-    def _look(self, tokens: list[int], forced: int) -> None:
-        if self.weigher is not None and self._guide is not None:
-            self.weigher.go_on(tokens, forced, self._guide.coming())
 
     def _score(self, token: int, scores: np.ndarray | None) -> Score | None:
         wanted = self._sequence.logprobs

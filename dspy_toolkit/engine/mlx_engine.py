@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.contract import gives_up_at, next_in_time
+from dspy_toolkit.contract import GRAMMAR_KEY, gives_up_at, next_in_time
 from dspy_toolkit.engine import bridge
 from dspy_toolkit.engine.chat import Chat, PromptRefused
 from dspy_toolkit.engine.embedding import NoHiddenStates
@@ -279,8 +279,8 @@ class MlxEngine:
             )
         grammars = self.facts.grammars
         try:
-            if bridge.GRAMMAR_KEY in schema:
-                return grammars.lark(str(schema[bridge.GRAMMAR_KEY]))
+            if GRAMMAR_KEY in schema:
+                return grammars.lark(str(schema[GRAMMAR_KEY]))
             return grammars.json_schema(schema)
         except GrammarBroken as error:
             raise bridge.invalid(f"response_format cannot be kept: {one_line(error)}") from None

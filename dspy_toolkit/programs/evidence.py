@@ -30,18 +30,29 @@ def as_evidence(
 ) -> dict[str, dict[str, Any]]:
     """The records of a signature's decisions, from the probabilities of their options.
 
-    The confidence in a choice or a score is the probability of the likeliest option.
+    Raises:
+        KeyError: a decision was not weighed.
     """
-    records: dict[str, dict[str, Any]] = {}
-    for name, info in signature.output_fields.items():
-        if not _is_evidence(info.annotation) or name not in found:
-            continue
-        if info.annotation.__name__ == _KINDS["Noul"]:
-            records[name] = {"noul": found[name][True]}
-        else:
-            weights = {str(option): weight for option, weight in found[name].items()}
-            records[name] = {"probabilities": weights, "confidence": max(weights.values())}
-    return records
+    return {
+        name: record_of_weights(info.annotation.__name__.removesuffix("Evidence"), found[name])
+        for name, info in signature.output_fields.items()
+        if _is_evidence(info.annotation)
+    }
+
+
+def record_of_weights(kind: str, weights: dict[Any, float]) -> dict[str, Any]:
+    """DSPy's record of a decision.
+
+    The confidence in a choice or a score is the probability of the likeliest option.
+
+    Args:
+        kind: "noul", "choice" or "score", in any case.
+        weights: by option: True and False, labels, or levels from 0 on.
+    """
+    if kind.lower() == "noul":
+        return {"noul": weights[True]}
+    named = {str(option): weight for option, weight in weights.items()}
+    return {"probabilities": named, "confidence": max(named.values())}
 
 
 def _is_evidence(kind: Any) -> bool:

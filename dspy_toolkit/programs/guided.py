@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 import dspy
 
-from dspy_toolkit.engine.bridge import GRAMMAR_KEY, OPTIONS_KEY
+from dspy_toolkit.contract import GRAMMAR_KEY
+from dspy_toolkit.engine.bridge import OPTIONS_KEY
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.chat_grammar import chat_grammar, chat_options, cut_field
 from dspy_toolkit.programs.checked import CheckedChat, CheckedJSON
@@ -109,7 +110,7 @@ class _Guided:
         inputs: dict[str, Any],
     ) -> type[dspy.Signature]:
         weigh = lm_kwargs.pop(PROBABILITIES, self.probabilities)
-        can_weigh = _weighs(lm)
+        can_weigh = getattr(lm, "weighs_options", False)
         shown = without_evidence(signature) if can_weigh else signature
         rendered: type[dspy.Signature] = super()._call_preprocess(  # type: ignore[misc]
             lm, lm_kwargs, shown, inputs
@@ -142,9 +143,22 @@ class _Guided:
         for value, output in zip(values, outputs, strict=True):
             if held and isinstance(output, dict) and PROBABILITIES in output:
                 found = _named(output[PROBABILITIES], self._form.options(processed_signature))
-                value.update(as_evidence(original_signature, found))
                 value[PROBABILITIES] = found
+                value.update(self._evidence(original_signature, found, output))
         return values
+
+    def _evidence(
+        self, signature: type[dspy.Signature], found: dict[str, dict[Any, float]], output: Any
+    ) -> dict[str, Any]:
+        try:
+            return as_evidence(signature, found)
+        except KeyError as error:
+            raise dspy.AdapterParseError(
+                adapter_name=type(self).__name__,
+                signature=signature,
+                lm_response=_text(output),
+                message=f"Field {error} was not weighed: another engine answered in its place.",
+            ) from None
 
     def _refuse_cut(
         self, signature: type[dspy.Signature], text: str, lm: Any, lm_kwargs: dict[str, Any]
@@ -178,11 +192,6 @@ class GuidedJSON(_Guided, CheckedJSON):
 def _holds(lm: Any) -> bool:
     # The name says that the engine is one of ours: others take schemas, but no grammars.
     return bool(lm.model.startswith("mlx/") and lm.supports_response_schema)
-
-
-def _weighs(lm: Any) -> bool:
-    """Whether a call's answer can bring probabilities; none of a stream does."""
-    return getattr(lm, "weighs_options", False) and dspy.settings.send_stream is None
 
 
 def _text(output: Any) -> str:

@@ -49,4 +49,6 @@ def weighed_output(response: Response) -> dict[str, Any]:
     parts = tuple(part for part in message.parts if not isinstance(part, DataPart))
     plain = replace(response, message=replace(message, parts=parts))
     output: dict[str, Any] = legacy_output(plain, logprobs=response.logprobs is not None)
-    return {**output, PROBABILITIES: response.probabilities or {}}
+    # A response that was put together from a stream has them in its provider's data.
+    data = response.provider_data if isinstance(response.provider_data, dict) else {}
+    return {**output, PROBABILITIES: response.probabilities or data.get(PROBABILITIES, {})}

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from dspy_toolkit.contract import (
+    GRAMMAR_KEY,
     AccessPolicy,
     AsyncLM15Engine,
     EndpointSupport,
@@ -154,7 +155,11 @@ class RemoteEngine:
                 f"the key of the endpoint {self._state['url']} is not saved; "
                 "build the RemoteEngine anew with it"
             )
-        return replace(request, model=f"{_PROVIDER}/{self._state['model']}")
+        config = request.config
+        if GRAMMAR_KEY in (config.response_format or {}).get("schema", {}):
+            # The prompt asks for the same form; a local engine would have been held to it.
+            config = replace(config, response_format=None, probabilities=None)
+        return replace(request, model=f"{_PROVIDER}/{self._state['model']}", config=config)
 
     @contextmanager
     def reading(self, addressed: Request) -> Iterator[None]:

@@ -14,8 +14,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.contract import GRAMMAR_KEY
 from dspy_toolkit.engine import EngineOptions, open_engine
-from dspy_toolkit.engine.bridge import GRAMMAR_KEY
 from dspy_toolkit.engine.grammar import Allowed, Grammars
 from tests.conformance.engine_contract import ask, text_of
 from tests.engine.test_generation import at_once, prompts

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.utils import load
 
-from dspy_toolkit.engine.bridge import GRAMMAR_KEY, OPTIONS_KEY
+from dspy_toolkit.contract import GRAMMAR_KEY
+from dspy_toolkit.engine.bridge import OPTIONS_KEY
 from dspy_toolkit.engine.weighing import Choice, Question, Weigher, read_choices, token_paths
 from tests.conformance.engine_contract import ask
 from tests.engine.test_generation import prompts
@@ -107,6 +108,20 @@ def test_options_weigh_what_the_model_alone_gives_them(
         by_hand(model_folder, "Which team?", options), rel=2e-3, abs=1e-6
     )
     assert sum(found["team"].values()) == pytest.approx(1.0)
+
+
+def test_options_weigh_the_same_where_the_prompt_is_known(
+    engine: MlxEngine, model_folder: Path
+) -> None:
+    text, options = "The order has not arrived. " * 8, ["low", "high", "order arrived"]
+    first, again = (engine.complete(weighed(text, options)) for _ in range(2))
+
+    assert again.usage.cache_read_tokens == again.usage.input_tokens
+    for each in (first, again):
+        assert each.probabilities is not None
+        assert each.probabilities["team"] == pytest.approx(
+            by_hand(model_folder, text, options), rel=2e-3, abs=1e-6
+        )
 
 
 def test_weighing_changes_no_answer_and_is_the_same_in_a_batch(engine: MlxEngine) -> None:

@@ -125,6 +125,11 @@ def test_an_answer_cut_by_a_stop_string_inside_forced_text_says_so(lm: LocalLM) 
         predict(lm, Decision, "Cut?", stop=["urgency"])
 
 
+def test_a_prompt_that_is_longer_than_the_context_is_dspys_own_error(lm: LocalLM) -> None:
+    with pytest.raises(dspy.ContextWindowExceededError, match="the model takes 4096"):
+        predict(lm, Decision, "Long? " * 4096)
+
+
 def test_a_cut_answer_is_not_asked_for_twice(lm: LocalLM) -> None:
     before = lm.engine.stats()
     with pytest.raises(dspy.AdapterParseError, match="cut at field"):

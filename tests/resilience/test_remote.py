@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dspy_toolkit.contract import (
+    GRAMMAR_KEY,
     Config,
     LM15Error,
     Message,
@@ -177,3 +178,15 @@ def _audio() -> Any:
     from dspy.lm15 import AudioPart
 
     return AudioPart(data="aGk=", media_type="audio/wav")
+
+
+def test_a_grammar_meant_for_a_local_engine_is_not_sent_on_as_a_schema() -> None:
+    engine = RemoteEngine("http://localhost:1/v1", "lab")
+    for schema, kept in (({GRAMMAR_KEY: 'start: "x"'}, False), ({"type": "object"}, True)):
+        form = {"type": "json_schema", "name": "answer", "schema": schema}
+        config = Config(response_format=form, probabilities="if_available", max_tokens=7)
+        sent = engine.addressed(Request("m", (Message.user("hi"),), config=config)).config
+
+        assert (sent.response_format is not None) is kept
+        assert sent.max_tokens == 7
+    engine.close()
