@@ -230,7 +230,12 @@ def _later(now: float, before: float) -> float:
 def _unfinished(settings: Settings, task: str, plan: Plan) -> Run | None:
     """The newest run with this plan, if it did not come to its end."""
     for run in list_runs(settings, task=task):
-        if (run.folder / FILE).is_file() and read_plan(run).facts == plan.facts:
+        try:
+            same = read_plan(run).facts == plan.facts
+        except (InvalidInput, IntegrityError):
+            # A run without a plan that can be read is none to go on with.
+            continue
+        if same:
             return run if run.status in _UNFINISHED else None
     return None
 

@@ -102,6 +102,7 @@ def test_the_budget_of_a_task_holds_and_the_commands_wins(place: Place) -> None:
     assert limited(place, Budget(calls=1000)).report["stopped"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", USABLE)
 def test_every_optimizer_keeps_to_its_budget(tmp_path: Path, optimizer: str) -> None:
     how = {**options(optimizer), "answer": answering(optimizer), "threads": 4}

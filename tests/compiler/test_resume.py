@@ -11,7 +11,7 @@ from dspy_toolkit.compiler.job import CompileResult
 from dspy_toolkit.compiler.run import CompileOptions, resume_run
 from dspy_toolkit.compiler.runs import find_run, list_runs
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import InvalidInput, NotFound
+from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.events import Event, JournalOpened, subscribed
 from dspy_toolkit.programs.journal import FILE as JOURNAL
 from dspy_toolkit.store.append_log import read_log
@@ -213,6 +213,16 @@ def test_a_damaged_journal_costs_the_damaged_calls(
     assert same(result.report) == same(whole[0].report)
     assert place.answers == whole[1] + 2
     assert "1 damaged record" in (result.folder / "run.log").read_text()
+
+
+def test_a_run_whose_plan_is_damaged_is_left_alone(place: Place) -> None:
+    place.killed(kill_at=20)
+    dead = find_run(place.settings, place.run())
+    (dead.folder / "plan.json").write_text("{")
+
+    assert place.compiled().report["run"] != dead.row.id
+    with pytest.raises(IntegrityError, match="is damaged"):
+        place.compiled(course=Course(resume=dead.row.id))
 
 
 def test_a_run_of_a_task_is_resumed_by_its_id_alone(place: Place) -> None:
