@@ -150,7 +150,7 @@ def test_a_batch_is_a_function_of_its_number() -> None:
 
 def test_the_whole_way_gives_a_model_that_loads(tmp_path: Path) -> None:
     """A few steps of each part; the second call finds everything done."""
-    command = [sys.executable, str(HERE / "make.py"), "--out", str(tmp_path), "--tokens", "20480"]
+    command = [sys.executable, str(HERE / "make.py"), "--out", str(tmp_path), "--tokens", "8192"]
 
     made = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in "ab"]
 
