@@ -85,7 +85,7 @@ def _describe(made: dict[str, Any], schemas: dict[str, Any], program: ServedProg
         "additionalProperties": False,
     }
     whole = {"application/json": {"schema": {"$ref": f"{replies.REFERENCE}{name}.answer"}}}
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    stream = {"text/event-stream": {"schema": {"type": "object"}}}
     batch = {"application/json": {"schema": {"$ref": f"{replies.REFERENCE}BatchReply"}}}
     paths = made["paths"]
     paths[f"/v1/programs/{name}"] = {

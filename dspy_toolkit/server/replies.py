@@ -192,7 +192,7 @@ def described(answer: type[Reply], body: type[BaseModel] | None, streams: bool =
     """
     good: dict[str, Any] = {"model": answer}
     if streams:
-        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        good["content"] = {"text/event-stream": {"schema": {"type": "object"}}}
     said: dict[str, Any] = {"responses": {200: good, **error_responses()}}
     if body is not None:
         said["openapi_extra"] = {
