@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
-from dspy_toolkit.engine.slots import Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.stretches import Stretch, split_stretch, stretch_bytes
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.store.files import read_json, sha256_file, sha256_json, write_json, written
 

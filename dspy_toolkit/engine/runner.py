@@ -14,8 +14,9 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.seams import bind, on_cpu
-from dspy_toolkit.engine.slots import Lent, Slots, Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.slots import Slots
 from dspy_toolkit.engine.source import one_line
+from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
 
 # Shorter stretches are copied: looking back at one more stretch costs more in every step.
 _LEAST_LENT = 128

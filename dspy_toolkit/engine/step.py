@@ -24,8 +24,8 @@ from dspy_toolkit.engine.refusals import TooLarge
 from dspy_toolkit.engine.runner import Runner
 from dspy_toolkit.engine.scoring import Asked, score
 from dspy_toolkit.engine.sequence import Drawn, Sequence
-from dspy_toolkit.engine.slots import Lent, Stretch, split_stretch, stretch_bytes
 from dspy_toolkit.engine.stats import Counts
+from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
 
 # A row waits for another one's prefix when it saves at least this many tokens of reading.
 _WORTH_WAITING = 32

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dspy_toolkit.engine.attention import Shared, attend
 from dspy_toolkit.engine.cpu_math import gate, softmax_parts
 from dspy_toolkit.engine.prefix_tree import PrefixTree
-from dspy_toolkit.engine.slots import Lent, Span, Stretch, spans
+from dspy_toolkit.engine.stretches import Lent, Span, Stretch, spans
 
 SIZE = 16
 CLOSE = 2e-6

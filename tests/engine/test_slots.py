@@ -16,7 +16,7 @@ from mlx_lm.models.llama import Attention, Model, ModelArgs
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.runner import Runner
-from dspy_toolkit.engine.slots import Lent, Stretch, split_stretch, stretch_bytes
+from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
 
 VOCABULARY = 50
 CLOSE = 2e-4
