@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dspy_toolkit.cli.dry_run import show_plan
 from dspy_toolkit.cli.options import Adapter, Json, Model, Threads
 from dspy_toolkit.cli.output import out_json, say, table
 from dspy_toolkit.cli.scores import calls, percent, points, rival, shown, verdict, with_interval
@@ -78,6 +79,15 @@ def compile_command(
     max_failures: Annotated[
         float, typer.Option(help="Share of the last 50 calls that may fail before the run ends.")
     ] = 0.5,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell calls, tokens, time and memory.")
+    ] = False,
+    probe: Annotated[
+        int, typer.Option(min=0, help="Calls a dry run makes to measure the time.")
+    ] = 8,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=0.001, help="Speed a dry run counts with instead.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Optimize a task's program and score it before and after on held-out test examples.
@@ -121,6 +131,11 @@ def compile_command(
         keep_anyway=keep_anyway,
         course=Course(resume, fork, fresh, limits, max_failures),
     )
+    if dry_run:
+        if loaded is None:
+            raise InvalidInput("a dry run needs a task; --resume has none to tell of")
+        show_plan(loaded, options, probe, tokens_per_second, json)
+        return
     with nullcontext() if json else live_progress():
         result = compile_task(loaded, options) if loaded else resume_run(str(resume), options)
     report = result.report

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dspy_toolkit.cli.options import Threads
 from dspy_toolkit.cli.output import out, out_json, say, table
 from dspy_toolkit.cli.scores import calls, percent, points, shown, verdict, with_interval
 from dspy_toolkit.config import load_settings
@@ -24,6 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 First = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")]
 Second = Annotated[str, typer.Argument(metavar="OTHER", help="Id of the run to hold beside it.")]
 _FAILURES_SHOWN = 5
+_SHORT = 24
 
 
 @app.command("list")
@@ -142,6 +145,47 @@ def compare(
     table("", ("", "score  (95 % interval)"), rows)
     if result.unpaired:
         say(f"no paired comparison: {result.unpaired}")
+
+
+@app.command()
+def verify(
+    run: Id,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Score a run's artifact again and say whether it does what its report says.
+
+    The exit code is 1 where an example scores otherwise.
+
+    Example: dspy-tk runs verify 20260101-120000-ticket_triage-0a1b
+    """
+    from dspy_toolkit.cli.progress import live_progress
+    from dspy_toolkit.compiler.runs import find_run
+    from dspy_toolkit.compiler.verify import verify_run
+
+    settings = load_settings()
+    with nullcontext() if json else live_progress():
+        found = verify_run(find_run(settings, run), threads=threads, settings=settings)
+    if json:
+        out_json(found.to_dict())
+    else:
+        rows = [
+            ("reported", percent(found.reported)),
+            ("found", percent(found.found)),
+            (
+                "difference",
+                with_interval(points(found.found - found.reported), found.interval, signed=True),
+            ),
+            ("changed", f"{len(found.changed)} of {found.n} examples"),
+            ("verdict", "agrees" if found.agrees else "does not agree"),
+        ]
+        table(run, ("", "result"), rows)
+        for example in found.changed[:_FAILURES_SHOWN]:
+            say(f"scores otherwise: {example}")
+        for name, (then, now) in found.environment.items():
+            say(f"{name}: {(then or 'none')[:_SHORT]} then, {(now or 'none')[:_SHORT]} now")
+    if not found.agrees:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -66,7 +66,7 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """As DSPy calls it."""
-        self._begun[call_id] = (inputs["program"], self._asked())
+        self._begun[call_id] = (inputs["program"], self.spent())
 
     def on_evaluate_end(
         self, call_id: str, outputs: Any, exception: BaseException | None = None
@@ -75,19 +75,47 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         program, before = self._begun.pop(call_id)
         if outputs is None:
             return
-        scores = tuple(round(float(score), 6) for *_, score in outputs.results)
-        score = round(fmean(scores), 6)
-        self.scores.append(score)
-        if self.best is None or (len(scores), score) > self._rank:
-            self._rank = (len(scores), score)
+        scored = [(example, float(score)) for example, *_, score in outputs.results]
+        spent = self.spent() - before
+        self.lead(program, [score for _, score in scored], spent, len(scored))
+        self.tell(program, scored, last_failures())
+
+    def spent(self) -> Cost:
+        """What was spent so far, for `lead`, where an optimizer scores candidates by itself."""
+        ledger = self._tally.ledger
+        seconds = 0.0 if ledger is None else ledger.spent.seconds
+        return replace(self._tally.asked, seconds=seconds)
+
+    def lead(self, program: dspy.Module, found: Sequence[float], spent: Cost, scored: int) -> None:
+        """A candidate is ahead of those scored with it, or alone.
+
+        Args:
+            program: the candidate.
+            found: its scores.
+            spent: on scoring it and all that were scored with it.
+            scored: examples that this was spent on, over all of them.
+        """
+        rank = (len(found), round(fmean(found), 6))
+        if self.best is None or rank > self._rank:
+            self._rank = rank
             self.best = program.deepcopy()
         if self._tally.ledger is not None:
-            spent = self._asked() - before
-            self._tally.ledger.keep_back(spent.times(self._final / len(scores)))
+            self._tally.ledger.keep_back(spent.times(self._final / scored))
+
+    def tell(
+        self,
+        program: dspy.Module,
+        scored: Sequence[tuple[dspy.Example, float]],
+        failed: Mapping[int, str],
+    ) -> None:
+        """A candidate has these scores on these examples; `failed` says why, by their numbers."""
+        scores = tuple(round(score, 6) for _, score in scored)
+        score = round(fmean(scores), 6)
+        self.scores.append(score)
         calls = self._tally.calls
         run, number = self._keeping.run, len(self.scores)
-        places = [self._keeping.locate(example) for example, *_ in outputs.results]
-        self._keep(program, number, list(zip(places, scores, strict=True)))
+        places = [self._keeping.locate(example) for example, _ in scored]
+        self._keep(program, number, list(zip(places, scores, strict=True)), failed)
         emit(CandidateScored(run, number, score, scores, calls.made, calls.cached))
 
     def check(self) -> None:
@@ -95,8 +123,13 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         if self._failure is not None:
             raise self._failure
 
-    def _keep(self, program: dspy.Module, number: int, scored: Sequence[tuple[str, float]]) -> None:
-        failed = last_failures()
+    def _keep(
+        self,
+        program: dspy.Module,
+        number: int,
+        scored: Sequence[tuple[str, float]],
+        failed: Mapping[int, str],
+    ) -> None:
         record = CandidateRecord(
             candidate=number,
             score=self.scores[-1],
@@ -110,11 +143,6 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
             write_candidate(self._keeping.folder, record)
         except StorageError as error:
             self._failure = error
-
-    def _asked(self) -> Cost:
-        ledger = self._tally.ledger
-        seconds = 0.0 if ledger is None else ledger.spent.seconds
-        return replace(self._tally.asked, seconds=seconds)
 
 
 class CandidateLog:

@@ -13,14 +13,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TextIO, TypeVar
 
 import dspy
 import dspy.evaluate.evaluate
 import dspy.predict.parallel
-import dspy.teleprompt.avatar_optimizer
 import dspy.teleprompt.bootstrap
 import dspy.teleprompt.reanchor.calibrate
+import gepa.core.engine
 from dspy.utils.parallelizer import ParallelExecutor
 
 T = TypeVar("T")
@@ -73,13 +74,14 @@ def _replaced() -> Iterator[None]:
 
 def _enter() -> None:
     logger = logging.getLogger("dspy")
+    bar = vars(gepa.core.engine)["tqdm"]
     with ExitStack() as undo:
         for owner, name, value in (
             (dspy.evaluate.evaluate, "ParallelExecutor", _patient),
             (dspy.predict.parallel, "ParallelExecutor", _patient),
             (dspy.teleprompt.reanchor.calibrate, "scores", _tolerant_scores),
             (dspy.teleprompt.bootstrap, "tqdm", _NoBar),
-            (dspy.teleprompt.avatar_optimizer, "tqdm", _NoBar.tqdm),
+            (gepa.core.engine, "tqdm", partial(bar, disable=True)),
             (sys, "stdout", _Routed(sys.stdout)),
             (logger, "handlers", [_Handler(logger.handlers)]),
         ):

@@ -18,6 +18,7 @@ from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
 from dspy_toolkit.compiler.gate import WORSE
 from dspy_toolkit.compiler.optimizers import Optimizer, Sizes, Work, shuffled
+from dspy_toolkit.compiler.optimizers.demonstrations import fully_labelled
 from dspy_toolkit.compiler.optimizers.proposals import Routed, proposing
 from dspy_toolkit.compiler.outcomes import write_outcomes
 from dspy_toolkit.compiler.record import RunRecord, opened_journal, recorded
@@ -278,6 +279,7 @@ def _optimize(
         prompt_model=proposing(job.prompt_model or job.lm),
         adapters=job.adapters,
         feedback=job.metric.feedback,
+        candidates=candidates,
     )
     log = CandidateLog(record.folder, record.run)
     listening = dspy.context(
@@ -303,7 +305,13 @@ def _optimize(
 
 def sizes_of(data: Data, program: dspy.Module) -> Sizes:
     """What a prediction of calls starts from."""
-    return Sizes(len(data.train.examples), len(data.validation.examples), len(program.predictors()))
+    train = data.train.examples
+    return Sizes(
+        train=len(train),
+        validation=len(data.validation.examples),
+        predictors=len(program.predictors()),
+        labelled=fully_labelled(program, train[0]),
+    )
 
 
 def _spoken_by(program: dspy.Module, lm: LocalLM) -> LocalLM:

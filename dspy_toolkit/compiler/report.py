@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dspy_toolkit.compiler.gate import judge
 from dspy_toolkit.compiler.statistics import paired_interval
 from dspy_toolkit.programs.artifact import Artifact
 from dspy_toolkit.programs.data import Data
-from dspy_toolkit.store.files import read_json, write_json
+from dspy_toolkit.store.files import read_json, sha256_json, write_json
 from dspy_toolkit.store.schema import check
 
 FILE = "report.json"
@@ -59,7 +59,10 @@ def data_facts(data: Data) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the run depended on: Python, platform and the packages that shape answers."""
+    """What the run depended on: Python, platform and the packages that shape answers.
+
+    `environment` is a digest over Python, platform and every package that is installed.
+    """
     found = {
         "python": platform.python_version(),
         "platform": f"{sys.platform}-{platform.machine()}",
@@ -69,6 +72,8 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    installed = sorted({f"{each.name}=={each.version}" for each in distributions()})
+    found["environment"] = sha256_json([found["python"], found["platform"], installed])
     return found
 
 

@@ -99,12 +99,7 @@ def compile_task(
         KeyboardInterrupt: the run is recorded as interrupted.
     """
     chosen, asked = settings or load_settings(), options or CompileOptions()
-    name = asked.optimizer or task.optimizer or DEFAULT
-    inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
-    row = optimizer(name) if asked.optimizer else _task_optimizer(name, task)
-    _check_inherited(row, task, [key for key in inherited if key not in asked.options])
-    settled = row.settle({**inherited, **asked.options})
-    row.check(settled, len(task.data.train.examples))
+    row, settled = optimizer_for(task, asked)
     _check(asked)
     rival = _rival(asked, task.plan, list(task.data.inputs))
     opened = partial(open_model, task, chosen)
@@ -158,6 +153,21 @@ def resume_run(
     found = find_run(chosen, run)
     folder, asked = asked_again(found, replace(given, course=replace(given.course, resume=run)))
     return compile_task(load_task(folder, chosen), asked, chosen)
+
+
+def optimizer_for(task: Task, asked: CompileOptions) -> tuple[Optimizer, dict[str, Any]]:
+    """The optimizer of a run and every option's value.
+
+    Raises:
+        InvalidInput: there is no such optimizer or option, or it cannot do this task.
+    """
+    name = asked.optimizer or task.optimizer or DEFAULT
+    inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
+    row = optimizer(name) if asked.optimizer else _task_optimizer(name, task)
+    _check_inherited(row, task, [key for key in inherited if key not in asked.options])
+    settled = row.settle({**inherited, **asked.options})
+    row.check(settled, len(task.data.train.examples))
+    return row, settled
 
 
 def _task_optimizer(name: str, task: Task) -> Optimizer:

@@ -174,6 +174,15 @@ class MlxEngine:
         except EngineStopped as error:
             raise bridge.server_error(str(error)) from None
 
+    def prompt_tokens(self, request: bridge.Request) -> int:
+        """How many tokens a request is, without answering it.
+
+        Raises:
+            lm15 errors: a request that could not be answered.
+        """
+        ask = bridge.read_request(request, tools=self._chat.takes_tools, thinking=self._chat.thinks)
+        return len(self._sequence(ask, lambda message: None, streaming=False).prompt)
+
     def close(self) -> None:
         """Give the model back. Later calls fail; so do those in flight if nobody shares it."""
         self._forgotten.detach()

@@ -13,11 +13,15 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 from typer.testing import CliRunner
 
 from dspy_toolkit.cli.finetune import finetune_command
+from dspy_toolkit.compiler.dspy_scope import corrected
+from dspy_toolkit.compiler.optimizers import Work, optimizer
+from dspy_toolkit.compiler.optimizers.proposals import Routed
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.finetune_provider import TunableLM, tunable
 from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.metrics import named_metric
 from dspy_toolkit.training.adapters import AdapterTraining, adapter_trainer
 from tests.training import tiny
 
@@ -65,23 +69,22 @@ def test_a_tuned_model_answers_what_it_was_taught_and_the_base_as_before(
     tuned.release()
 
 
+class Plain(dspy.ChatAdapter):  # type: ignore[misc]
+    """Prompts as short as the tiny model's context."""
+
+    def format(self, signature: Any, demos: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": inputs["question"]}]
+
+    def format_assistant_message_content(
+        self, signature: Any, outputs: Mapping[str, Any], *rest: Any
+    ) -> str:
+        return str(outputs["topic"])
+
+    def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+        return {"topic": completion}
+
+
 def test_dspys_own_bootstrap_finetune_trains_it(tunable_lm: TunableLM) -> None:
-    class Plain(dspy.ChatAdapter):  # type: ignore[misc]
-        """Prompts as short as the tiny model's context."""
-
-        def format(
-            self, signature: Any, demos: Any, inputs: Mapping[str, Any]
-        ) -> list[dict[str, Any]]:
-            return [{"role": "user", "content": inputs["question"]}]
-
-        def format_assistant_message_content(
-            self, signature: Any, outputs: Mapping[str, Any], *rest: Any
-        ) -> str:
-            return str(outputs["topic"])
-
-        def parse(self, signature: Any, completion: str) -> dict[str, Any]:
-            return {"topic": completion}
-
     student, teacher = dspy.Predict("question -> topic"), dspy.Predict("question -> topic")
     student.set_lm(tunable_lm)
     teacher.set_lm(tunable_lm)
@@ -97,6 +100,51 @@ def test_dspys_own_bootstrap_finetune_trains_it(tunable_lm: TunableLM) -> None:
     assert answer == "billing"
     assert tuned.lm.source.adapter is not None
     tuned.lm.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bootstrap_finetune", {}),
+        (
+            "better_together",
+            {"strategy": "p -> w", "num_candidate_programs": 1, "max_labeled_demos": 0},
+        ),
+    ],
+)
+def test_optimizers_that_train_return_a_program_with_the_tuned_model(
+    name: str, options: dict[str, Any], base: LocalLM, settings: Settings
+) -> None:
+    def trainer(**how: Any) -> Any:
+        return adapter_trainer(AdapterTraining(sequence_length=64, **how), settings)
+
+    questions = [tiny.example(i)["messages"][0]["content"] for i in range(0, 24, 3)]
+    examples = [
+        dspy.Example(question=question, topic="billing").with_inputs("question")
+        for question in questions
+    ]
+    metric = named_metric("exact", ["topic"])
+    work = Work(examples, examples[:2], metric, 2, lm=base, adapters=trainer)
+    row = optimizer(name)
+    settled = row.settle({"rank": 4, "epochs": 2, **options})
+    style = Plain()
+    with corrected(lambda line: None), dspy.context(lm=base, adapter=Routed(style), num_threads=2):
+        program = row.compile(dspy.Predict("question -> topic"), work, settled)
+        tuned = program.predictors()[0].lm
+        answer = program(question=questions[0]).topic
+
+    assert answer == "billing"
+    if name == "bootstrap_finetune":
+        assert tuned.source.adapter is not None
+        tuned.release()
+
+
+def test_training_without_a_trainer_says_what_to_do(base: LocalLM) -> None:
+    row = optimizer("bootstrap_finetune")
+    work = Work([], [], named_metric("exact", ["topic"]), 1, lm=base)
+
+    with pytest.raises(InvalidInput, match="needs a trainer of adapters; use `dspy-tk compile`"):
+        row.compile(dspy.Predict("question -> topic"), work, row.settle({}))
 
 
 def test_what_cannot_be_tuned_says_why(tunable_lm: TunableLM, base: LocalLM) -> None:

@@ -16,6 +16,7 @@ from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 if TYPE_CHECKING:
     import dspy
 
+    from dspy_toolkit.compiler.candidates import CandidateWatch
     from dspy_toolkit.programs.finetune_provider import TrainAdapter
     from dspy_toolkit.programs.lm import LocalLM
 
@@ -37,6 +38,7 @@ class Work:
         prompt_model: writes instructions, rules and advice; None for `lm`.
         adapters: makes a trainer of adapters, given its options by name.
         feedback: what the metric says of an answer in words, where it does.
+        candidates: hears of candidates that an optimizer scores by itself.
     """
 
     train: list[dspy.Example]
@@ -49,6 +51,7 @@ class Work:
     prompt_model: LocalLM | None = None
     adapters: Callable[..., TrainAdapter] | None = None
     feedback: Callable[[dspy.Example, dspy.Prediction], str | None] | None = None
+    candidates: CandidateWatch | None = None
 
     @property
     def teaching(self) -> dict[str, Any]:
@@ -64,12 +67,14 @@ class Sizes:
         train, validation: numbers of examples.
         predictors: model calls that one run of the program makes.
         good: share of training examples whose answer may become a demonstration.
+        labelled: whether the examples say all that the program puts out.
     """
 
     train: int
     validation: int
     predictors: int = 1
     good: float = 0.5
+    labelled: bool = True
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dspy_toolkit.compiler.optimizers import (
     infer_rules,
     mipro,
     nearest,
+    race,
     reanchor,
     simba,
 )
@@ -25,7 +26,7 @@ DEFAULT = "bootstrap_few_shot_with_random_search"
 OPTIMIZERS: dict[str, Optimizer] = {
     row.name: row
     for family in (
-        few_shot, nearest, copro, mipro, gepa, simba, infer_rules, avatar, reanchor, finetune,
+        few_shot, race, nearest, copro, mipro, gepa, simba, infer_rules, avatar, reanchor, finetune,
         ensemble, grpo,
     )
     for row in family.ROWS
