@@ -31,7 +31,10 @@ def small_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     task = folder / "task.toml"
     text = task.read_text().split("[optimizer]")[0]
-    task.write_text(f'{text}[optimizer]\nname = "labeled_few_shot"\nk = 2\n')
+    # A model that is broken on purpose would write on to the end of its context.
+    task.write_text(
+        f'{text}[generation]\nmax_tokens = 32\n\n[optimizer]\nname = "labeled_few_shot"\nk = 2\n'
+    )
     return folder
 
 
