@@ -31,6 +31,8 @@ class EngineOptions:
         row_bytes: most memory for the tokens of calls that run, those of stored prefixes not
             counted; None takes half of what the device has left when the model is loaded.
         queue: most calls that wait for their turn; one more is refused.
+        guesses: most tokens of an answer that are guessed ahead from what was read and said, and
+            checked in one run of the model; 0 guesses none. Answers do not depend on it.
         max_tokens: longest answer of a call that names none.
         temperature: 0 takes the likeliest token every time.
         top_p: smallest set of tokens holding this share of the probability; 1 keeps all.
@@ -52,6 +54,7 @@ class EngineOptions:
     prefix_disk_bytes: int = 0
     row_bytes: int | None = None
     queue: int = 1024
+    guesses: int = 8
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -150,6 +153,7 @@ _RULES: dict[str, Rule] = {
     "prefix_disk_bytes": _count(0),
     "row_bytes": _OPEN_COUNT,
     "queue": _count(0),
+    "guesses": _count(0),
     "max_tokens": _count(1),
     "temperature": _span(0.0, 2.0),
     "top_p": _span(0.0, 1.0),
@@ -165,6 +169,7 @@ _SPEED = (
     "prefix_disk_bytes",
     "row_bytes",
     "queue",
+    "guesses",
 )
 _GENERATION = (
     "context",

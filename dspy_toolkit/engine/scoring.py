@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from dspy_toolkit.engine.row import Row
 from dspy_toolkit.engine.runner import Runner
 from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.engine.weighing import Question
@@ -45,6 +46,29 @@ class _Pick:
     token: int
     question: int
     step: int
+
+
+def weigh(runner: Runner, rows: Sequence[Row], logits: mx.array, counts: Counts) -> None:
+    """Weigh the options of rows that have come to a choice.
+
+    Args:
+        runner: runs the forks.
+        rows: of a step; those without a question are passed over.
+        logits: (rows, vocab), of what follows each row's last token.
+        counts: the stepper's.
+    """
+    asked, weighers = [], []
+    for place, row in enumerate(rows):
+        weigher = row.chooser.weigher
+        if weigher is not None and weigher.question is not None:
+            base = len(row.sequence.prompt) + weigher.question.base
+            lead = row.tokens[base - 1 : base] if base < len(row.tokens) else []
+            length = base - len(lead)
+            asked.append(Asked(row.slot, length, lead, logits[place], weigher.question))
+            weighers.append(weigher)
+    if asked:
+        for weigher, found in zip(weighers, score(runner, asked, counts), strict=True):
+            weigher.settle(found)
 
 
 def score(runner: Runner, asked: Sequence[Asked], counts: Counts) -> list[list[float]]:

@@ -106,6 +106,11 @@ class Sequence:
     first: float | None = None
     ended: bool = False
 
+    @property
+    def left(self) -> int:
+        """Tokens the answer may still have."""
+        return self.max_tokens - len(self.answer)
+
     def accept(self, drawn: Drawn) -> Finished | None:
         """Take the next token; returns what to tell the caller when the answer is complete.
 

@@ -15,6 +15,8 @@ class Counts:
         decoded: answer tokens drawn from the model's scores.
         forced: answer tokens that a grammar left no choice about.
         joined: calls that another call's answer was for too, as they asked for the same.
+        guessed: answer tokens that were guessed ahead, and took part in a run as guesses.
+        right: those of them that the model then said.
         weighed: tokens that went through the model only to weigh options.
         runs: times the model was run.
         rows_run: rows that took part in all runs together.
@@ -33,6 +35,8 @@ class Counts:
     decoded: int = 0
     forced: int = 0
     joined: int = 0
+    guessed: int = 0
+    right: int = 0
     weighed: int = 0
     runs: int = 0
     rows_run: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -16,13 +16,16 @@ import numpy as np
 from dspy_toolkit.engine.choice import Chooser
 from dspy_toolkit.engine.device import PREFIX_SHARE, Device
 from dspy_toolkit.engine.embedding import mean_hidden
+from dspy_toolkit.engine.guessing import Guessing
 from dspy_toolkit.engine.kept import KeptPrefixes
+from dspy_toolkit.engine.lookup import Lookup
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.plan import Group, Limits, plan
-from dspy_toolkit.engine.prefix_tree import Match, PrefixTree, worth_holding
+from dspy_toolkit.engine.prefix_tree import PrefixTree, worth_holding
 from dspy_toolkit.engine.refusals import TooLarge
+from dspy_toolkit.engine.row import Row
 from dspy_toolkit.engine.runner import Runner
-from dspy_toolkit.engine.scoring import Asked, score
+from dspy_toolkit.engine.scoring import weigh
 from dspy_toolkit.engine.sequence import Drawn, Sequence
 from dspy_toolkit.engine.stats import Counts
 from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
@@ -37,46 +40,12 @@ _CPU_PADDING, _GPU_PADDING = 32, 1024
 # Fewer tokens at the end of a match are read again.
 _WORTH_KEEPING = 16
 
-_NOTHING: Match[Stretch] = Match(0, ())
-
-
-@dataclass(eq=False)
-class _Row:
-    """A sequence with a slot of its own.
-
-    Attributes:
-        tokens: all that are known, prompt and answer.
-        done: how many of them the model has seen.
-        reads: whether the prompt is not stored yet.
-        seated: how many rows were given a slot before it, the last time.
-        waits_for: a row that reads what this one begins with.
-        found: what was stored of its beginning when it was let in.
-        ready: answer tokens that need no run of the model.
-    """
-
-    sequence: Sequence
-    chooser: Chooser
-    tokens: list[int]
-    slot: int = -1
-    done: int = 0
-    reads: bool = True
-    seated: int = 0
-    waits_for: _Row | None = None
-    found: Match[Stretch] = _NOTHING
-    ready: list[Drawn] = field(default_factory=list)
-
-    @property
-    def matchable(self) -> int:
-        """How many tokens may be taken from elsewhere; a fork needs those of the answer."""
-        known = len(self.tokens) - 1
-        return min(known, len(self.sequence.prompt)) if self.sequence.choices else known
-
 
 @dataclass(frozen=True)
 class _Ahead:
     """Tokens of rows that are being computed while nobody waits for them yet: (rows,)."""
 
-    rows: list[_Row]
+    rows: list[Row]
     tokens: mx.array
 
 
@@ -93,6 +62,7 @@ class Stepper:
         cpu = device.name == "cpu"
         self._runner = runner
         self._most_rows = options.rows
+        self._most_guesses = options.guesses
         self._limits = Limits(
             reading_rows=min(options.prefill_rows, options.rows),
             slice_tokens=options.prefill_tokens or (_CPU_SLICE if cpu else _GPU_SLICE),
@@ -106,13 +76,14 @@ class Stepper:
             split=split_stretch,
         )
         self._stream = mx.new_stream(device.kind)
-        self._waiting: deque[_Row] = deque()
-        self._rows: list[_Row] = []
+        self._waiting: deque[Row] = deque()
+        self._rows: list[Row] = []
         self._seats = 0
         self._ahead: _Ahead | None = None
         left = (device.memory_bytes - runner.weight_bytes) // 2
         self._row_bytes = max(left, 1) if options.row_bytes is None else options.row_bytes
         self.counts = Counts()
+        self._guessing = Guessing(runner, self.counts)
         self._kept = kept
         if kept is not None:
             with mx.stream(self._stream):
@@ -142,7 +113,8 @@ class Stepper:
                 "ask for fewer max_tokens, or raise the engine option row_bytes"
             )
         chooser = Chooser(sequence)
-        row = _Row(sequence, chooser, sequence.prompt + sequence.answer)
+        known = sequence.prompt + sequence.answer
+        row = Row(sequence, chooser, known, Lookup(self._most_guesses))
         forced = chooser.forced()
         row.tokens += [drawn.token for drawn in forced]
         row.ready = forced
@@ -165,8 +137,8 @@ class Stepper:
                 return self._go_on(self._ahead)
             self._admit()
             self._keep_within_memory()
-            if self._may_run_ahead():
-                rows = sorted(self._rows, key=lambda row: row.slot)
+            rows = sorted(self._rows, key=lambda row: row.slot)
+            if self._may_run_ahead() and not self._guessing.promising(rows):
                 return self._go_on(self._run_ahead(rows, mx.array([r.tokens[-1] for r in rows])))
             drawn = [(row.sequence, token) for row in self._rows for token in row.ready]
             for row in self._rows:
@@ -194,7 +166,7 @@ class Stepper:
             )
         )
 
-    def _run_ahead(self, rows: list[_Row], last: mx.array) -> _Ahead:
+    def _run_ahead(self, rows: list[Row], last: mx.array) -> _Ahead:
         """Let rows take one token each, of which the device alone need know, and the next one."""
         logits = self._runner.run_array([row.slot for row in rows], last[:, None], [1] * len(rows))
         tokens = mx.argmax(logits, axis=-1)
@@ -215,13 +187,16 @@ class Stepper:
         if len(left) < len(ahead.rows):
             tokens = tokens[mx.array(left)] if left else tokens[:0]
         self._ahead = None
-        if rows and not self._waiting and self._fits(len(rows), self._widest()):
+        going = rows and not self._waiting and not self._guessing.awaited
+        if going and self._fits(len(rows), self._widest()):
             self._ahead = self._run_ahead(rows, tokens)
         result = []
         for row, token in zip(rows, np.array(tokens).tolist(), strict=True):
             row.tokens.append(token)
             self.counts.decoded += 1
             result.append((row.sequence, row.chooser.take(token)))
+        self._guessing.end(len(rows), len(rows), guessed=False)
+        self._guessing.promising(rows)
         return result
 
     def reset(self) -> None:
@@ -242,13 +217,13 @@ class Stepper:
             with mx.stream(self._stream):
                 self._kept.save(self._tree)
         self.reset()
-        del self._runner
+        del self._runner, self._guessing
         mx.synchronize(self._stream)
         mx.clear_cache()
         mx.clear_streams()
 
     def _admit(self) -> None:
-        admitted: list[_Row] = []
+        admitted: list[Row] = []
         for row in list(self._waiting):
             if len(self._rows) >= self._most_rows:
                 break
@@ -298,7 +273,7 @@ class Stepper:
             for row in self._rows:
                 row.slot = places[row.slot]
 
-    def _seat(self, row: _Row, length: int) -> None:
+    def _seat(self, row: Row, length: int) -> None:
         """Give a row a slot, and the first `length` tokens of what is stored for it."""
         hold = self._tree.hold(row.tokens[:length])
         row.slot = self._runner.slots.take(Lent(hold, self._runner.least_lent))
@@ -312,7 +287,7 @@ class Stepper:
         row.sequence.reused = min(length, len(row.sequence.prompt))
         self.counts.reused += length
 
-    def _leader(self, tokens: list[int], shared: int) -> _Row | None:
+    def _leader(self, tokens: list[int], shared: int) -> Row | None:
         """A row being read that begins with the same `shared` tokens."""
         if len(tokens) < shared:
             return None
@@ -327,19 +302,25 @@ class Stepper:
                 return row
         return None
 
-    def _advance(self, running: list[_Row], group: Group) -> list[tuple[Sequence, Drawn]]:
+    def _advance(self, running: list[Row], group: Group) -> list[tuple[Sequence, Drawn]]:
         shares = sorted(
             ((running[share.row], share.tokens) for share in group), key=lambda pair: pair[0].slot
         )
         choosers = [row.chooser for row, n in shares if row.done + n == len(row.tokens)]
         allowed = Chooser.allowed(choosers)
+        decodes = all(row.decodes for row, _ in shares)
+        guesses = self._guessing.begin([row for row, _ in shares], decodes)
         logits = self._runner.run(
             [row.slot for row, _ in shares],
-            [row.tokens[row.done : row.done + count] for row, count in shares],
+            [
+                row.tokens[row.done : row.done + count] + guess
+                for (row, count), guess in zip(shares, guesses, strict=True)
+            ],
+            every=any(guesses),
         )
         self.counts.run(len(shares))
         stored: list[Stretch] = []
-        finished: list[tuple[int, _Row]] = []
+        finished: list[tuple[int, Row]] = []
         for place, (row, count) in enumerate(shares):
             self.counts.read += max(0, min(count, len(row.sequence.prompt) - row.done))
             row.done += count
@@ -356,36 +337,24 @@ class Stepper:
         if not finished:
             mx.eval(due)
             return []
-        if len(finished) < len(shares):
-            logits = logits[mx.array([place for place, _ in finished])]
-        self._weigh([row for _, row in finished], logits)
-        drawn = Chooser.draw(choosers, logits, due, allowed)
-        result = []
-        for (_, row), tokens in zip(finished, drawn, strict=True):
-            row.tokens += [each.token for each in tokens]
-            self.counts.decoded += 1
-            self.counts.forced += len(tokens) - 1
-            result += [(row.sequence, each) for each in tokens]
+        rows = [row for _, row in finished]
+        if any(guesses):
+            result = self._guessing.check(rows, guesses, logits, due, allowed)
+        else:
+            if len(finished) < len(shares):
+                logits = logits[mx.array([place for place, _ in finished])]
+            weigh(self._runner, rows, logits, self.counts)
+            drawn = Chooser.draw(choosers, logits, due, allowed)
+            result = [
+                each
+                for row, tokens in zip(rows, drawn, strict=True)
+                for each in row.say(tokens, self.counts)
+            ]
+        if decodes:
+            self._guessing.end(len(shares), len(result), any(guesses))
         return result
 
-    def _weigh(self, rows: list[_Row], logits: mx.array) -> None:
-        """Score the options of rows that have come to a choice; logits are (rows, vocab)."""
-        asked, weighers = [], []
-        for place, row in enumerate(rows):
-            weigher = row.chooser.weigher
-            if weigher is not None and weigher.question is not None:
-                base = len(row.sequence.prompt) + weigher.question.base
-                lead = row.tokens[base - 1 : base] if base < len(row.tokens) else []
-                length = base - len(lead)
-                asked.append(Asked(row.slot, length, lead, logits[place], weigher.question))
-                weighers.append(weigher)
-        if asked:
-            for weigher, found in zip(
-                weighers, score(self._runner, asked, self.counts), strict=True
-            ):
-                weigher.settle(found)
-
-    def _store(self, row: _Row, stored: list[Stretch]) -> None:
+    def _store(self, row: Row, stored: list[Stretch]) -> None:
         row.reads = False
         prompt = row.sequence.prompt
 
