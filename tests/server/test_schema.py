@@ -93,7 +93,8 @@ def send(strategy: Any, count: int, statuses: set[int]) -> None:
 def test_no_request_gets_a_5xx_or_an_answer_outside_the_description(short: Running) -> None:
     seen = drive(short, 240)
 
-    assert all(seen[path] >= {200, 400} for path in WRITTEN), seen
+    assert all(400 in seen[path] for path in WRITTEN), seen
+    assert any(200 in seen[path] for path in WRITTEN), seen
     assert 200 in seen["/v1/programs/routing"]
 
 
