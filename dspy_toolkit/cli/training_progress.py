@@ -49,7 +49,6 @@ class TrainingProgress:
         )
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
         return self
 
     def __exit__(
@@ -58,7 +57,8 @@ class TrainingProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
@@ -82,6 +82,7 @@ class TrainingProgress:
         if not self._shown:
             return
         if self._task is None:
+            self._bar.start()
             self._task = self._bar.add_task("train", total=event.steps, facts="")
         self._bar.update(
             self._task,

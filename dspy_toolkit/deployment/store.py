@@ -223,11 +223,15 @@ class Deployments:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every deployment's name, sorted."""
+        """The name of every deployment that has a version, sorted."""
         if not self.folder.is_dir():
             return ()
         return tuple(
-            sorted(each.name for each in self.folder.iterdir() if _NAME.fullmatch(each.name))
+            sorted(
+                each.name
+                for each in self.folder.iterdir()
+                if _NAME.fullmatch(each.name) and Deployment(each.name, each).versions
+            )
         )
 
     def find(self, name: str) -> Deployment:
