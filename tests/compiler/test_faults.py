@@ -16,6 +16,7 @@ from dspy_toolkit.resilience import FaultyEngine, ManualClock
 from dspy_toolkit.store.append_log import read_log
 from tests.compiler.small import USABLE, answering, options
 from tests.compiler.test_resume import Place, place, same
+from tests.conformance.brief import the_rest_slow
 from tests.programs.tasks import learner
 
 __all__ = ["place"]
@@ -56,7 +57,7 @@ class Spoiler:
         (0.1, 0.1),
     ],
 )
-@pytest.mark.parametrize("optimizer", USABLE)
+@pytest.mark.parametrize("optimizer", the_rest_slow(USABLE))
 def test_every_optimizer_finishes_over_a_faulty_engine(
     tmp_path: Path, optimizer: str, failing: float, babbling: float
 ) -> None:

@@ -19,6 +19,7 @@ from dspy_toolkit.store.lock import working_in
 from tests.compiler.killing import answers, compiled, killed
 from tests.compiler.small import USABLE, answering, options, write_small
 from tests.compiler.test_run import SEARCHED
+from tests.conformance.brief import the_rest_slow
 from tests.programs.tasks import write_task
 
 
@@ -92,7 +93,7 @@ def check_kill(folder: Path, optimizer: str, points: int, threads: int) -> None:
         assert place.run() == resumed.report["run"]
 
 
-@pytest.mark.parametrize("optimizer", USABLE)
+@pytest.mark.parametrize("optimizer", the_rest_slow(USABLE))
 def test_a_run_killed_anywhere_goes_on_to_the_same_result(tmp_path: Path, optimizer: str) -> None:
     check_kill(tmp_path, optimizer, 1, 4)
 

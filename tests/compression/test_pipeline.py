@@ -112,6 +112,7 @@ def test_an_impossible_goal_is_named_with_the_nearest_point(
     assert found["calls"] == FEW["validation"]
 
 
+@pytest.mark.slow
 def test_a_candidate_that_only_its_score_keeps_out_gets_prompts_of_its_own(
     small_task: Path, home: Settings
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_candidate_that_only_its_score_keeps_out_gets_prompts_of_its_own(
     assert found["recommended"] is None
 
 
+@pytest.mark.slow
 def test_one_that_is_worse_on_the_test_examples_is_rolled_back(
     small_task: Path, home: Settings
 ) -> None:

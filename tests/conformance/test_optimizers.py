@@ -21,6 +21,7 @@ from dspy_toolkit.events import Event, ProposalSkipped, subscribed
 from dspy_toolkit.programs.artifact import ask
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.task import load_task
+from tests.conformance.brief import the_rest_slow
 from tests.programs.proposer import INSTRUCTION, Proposer, proposer_lm
 from tests.programs.tasks import SIGNATURE, TASK, chat, number_in, rows, write_lines, write_task
 
@@ -171,7 +172,7 @@ def test_it_returns_a_program_that_loads_and_answers_as_it_was_scored(
     assert after > before if CASES[name].learns else after >= before
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", the_rest_slow(CASES))
 def test_the_seed_alone_settles_the_result(name: str, tmp_path: Path, settings: Settings) -> None:
     texts = [
         program_text(compiled(name, tmp_path / f"task{n}", settings, seed=3, threads=threads)[0])
@@ -181,7 +182,7 @@ def test_the_seed_alone_settles_the_result(name: str, tmp_path: Path, settings: 
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", the_rest_slow(CASES))
 def test_the_calls_foretold_are_made(name: str, tmp_path: Path, settings: Settings) -> None:
     result, _ = compiled(name, tmp_path / "task", settings)
     row, case = optimizer(name), CASES[name]
@@ -196,7 +197,7 @@ def test_the_calls_foretold_are_made(name: str, tmp_path: Path, settings: Settin
     assert abs(calls - foretold) <= max(4, (0.5 if row.unforeseen else 0.2) * calls)
 
 
-@pytest.mark.parametrize("name", PROPOSING)
+@pytest.mark.parametrize("name", the_rest_slow(PROPOSING))
 @pytest.mark.parametrize("broken", [{0}, {1}, {2}, set(range(1000))], ids=["1", "2", "3", "all"])
 def test_it_survives_proposals_that_cannot_be_read(
     name: str, broken: set[int], tmp_path: Path, settings: Settings
