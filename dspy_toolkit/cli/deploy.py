@@ -75,7 +75,7 @@ def list_(
     if name is None:
         rows = [_summary(deployments.find(each)) for each in deployments.names]
         if json:
-            out_json(rows)
+            out_json({"deployments": rows})
             return
         table(
             "",

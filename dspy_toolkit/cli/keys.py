@@ -52,7 +52,7 @@ def list_(json: Json = False) -> None:
     """
     records = [_shown(each) for each in _keys().list()]
     if json:
-        out_json(records)
+        out_json({"keys": records})
         return
     table(
         "",

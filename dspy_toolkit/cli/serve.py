@@ -85,6 +85,7 @@ async def _serve(
     plan: Plan, catalog: Catalog, door: Door, cache: PredictionCache | None, listening: Listening
 ) -> None:
     from dspy_toolkit.deployment import following
+    from dspy_toolkit.errors import EngineError
     from dspy_toolkit.events import subscribed
     from dspy_toolkit.monitoring import Metrics
     from dspy_toolkit.server import CatalogHealth, Server, Service, create_app
@@ -103,9 +104,12 @@ async def _serve(
         if failure is not None:
             catalog.failed[name] = failure
             say(f"{name} is not served: {failure}")
+            if not (catalog.names or catalog.loading or plan.followers):
+                server.stop()
 
     catalog.loading |= set(plan.names)
     with ExitStack() as around:
+        around.enter_context(server.bound())
         for handler in (metrics, health, _Remarks()):
             around.enter_context(subscribed(handler))
         around.enter_context(metrics.watching(health.samples))
@@ -113,6 +117,8 @@ async def _serve(
         around.enter_context(server.on_signals())
         async with filled(catalog, plan.awaited, opened), following(plan.followers, opened):
             await server.run(up)
+    if set(catalog.failed) == set(plan.names):
+        raise EngineError("nothing is left to serve: all that was named failed, as said above")
     say("stopped")
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from dspy_toolkit.config import Settings
 from dspy_toolkit.deployment import Deployments, Follower
 from dspy_toolkit.engine import EngineOptions
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.engine.source import HUB_ID, find_source, read_config
+from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.artifact import load_artifact
-from dspy_toolkit.programs.ensemble import Ensemble
+from dspy_toolkit.programs.ensemble import COMBINERS, Ensemble
 from dspy_toolkit.programs.served import LoadedProgram, open_program, version_of
 from dspy_toolkit.programs.shelf import Shelf
 from dspy_toolkit.programs.supervised import model_engine
@@ -77,6 +78,9 @@ def _awaited(name: str | None, what: str, settings: Settings) -> Awaited:
     if _is_artifact(what):
         called = name or str(load_artifact(folder).manifest.get("task") or folder.name)
         return Awaited(called, partial(_program, called, folder, settings))
+    # A hub id may still be fetched; anything else has to be here.
+    if not HUB_ID.fullmatch(what) or folder.exists():
+        read_config(find_source(what).folder)
     called = name or (folder.name if folder.is_dir() else what)
     return Awaited(called, partial(_model, called, what, settings))
 
@@ -90,6 +94,8 @@ def _ensemble(given: str, deployments: Deployments, settings: Settings) -> Await
             "--ensemble is NAME=COMBINER:MEMBER,MEMBER, for example "
             f"best=vote:triage@1,triage@2; got {given!r}"
         )
+    if combiner not in COMBINERS:
+        raise InvalidInput(f"combiner {combiner!r} does not exist; {nearest(combiner, COMBINERS)}")
 
     def opened() -> Ensemble:
         programs: list[LoadedProgram] = []

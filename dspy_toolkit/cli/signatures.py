@@ -58,18 +58,20 @@ def list_command(folder: Folder = None, json: Json = False) -> None:
     records = list_records(folder)
     if json:
         out_json(
-            [
-                {
-                    "name": each.name,
-                    "version": each.version,
-                    "summary": summary(each),
-                    "inputs": [field.name for field in each.inputs],
-                    "outputs": [field.name for field in each.outputs],
-                    "digest": each.digest,
-                    "path": str(each.source),
-                }
-                for each in records
-            ]
+            {
+                "signatures": [
+                    {
+                        "name": each.name,
+                        "version": each.version,
+                        "summary": summary(each),
+                        "inputs": [field.name for field in each.inputs],
+                        "outputs": [field.name for field in each.outputs],
+                        "digest": each.digest,
+                        "path": str(each.source),
+                    }
+                    for each in records
+                ]
+            }
         )
         return
     rows = [(each.name, each.version, _flow(each), summary(each)) for each in records]
@@ -254,7 +256,8 @@ def install(
 
     installed = install_pack(file, _into(into))
     if json:
-        out_json([{"signature": each.record.reference, "new": each.new} for each in installed])
+        rows = [{"signature": each.record.reference, "new": each.new} for each in installed]
+        out_json({"installed": rows})
         return
     for each in installed:
         out(f"{each.record.reference}  {'installed' if each.new else 'was there already'}")

@@ -112,8 +112,8 @@ def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Star
         "budget"
     )
     if found.status == FINISHED or same:
-        fix = "give it a larger budget" if same else "compile again"
-        raise InvalidInput(f"run {found.row.id} is finished; {fix}")
+        why = "spent its budget; give it a larger one" if same else "is finished; compile again"
+        raise InvalidInput(f"run {found.row.id} {why}")
     changed = changes(read_plan(found).facts, plan.facts)
     if changed:
         raise InvalidInput(

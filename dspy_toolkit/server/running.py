@@ -70,27 +70,35 @@ class Server:
         )
         self._server = _Quiet(config)
         self._stopping: asyncio.Task[None] | None = None
+        self._door: socket.socket | None = None
         self.port = listening.port
 
-    async def run(self, up: Callable[[], None] | None = None) -> None:
-        """Serve until `stop` is called or a signal says so.
-
-        Args:
-            up: called once requests are taken.
+    @contextlib.contextmanager
+    def bound(self) -> Iterator[None]:
+        """Hold the port while the block runs, so that one that is taken is told before all else.
 
         Raises:
             InvalidInput: nothing can listen there.
         """
-        with _bound(self._listening) as door:
-            self.port = int(door.getsockname()[1])
-            serving = asyncio.create_task(self._server.serve(sockets=[door]))
-            while not self._server.started and not serving.done():
-                await asyncio.sleep(_POLL_S)
-            if up is not None and not serving.done():
-                up()
-            await serving
-            if self._stopping is not None:
-                await self._stopping
+        with _bound(self._listening) as self._door:
+            self.port = int(self._door.getsockname()[1])
+            yield
+
+    async def run(self, up: Callable[[], None] | None = None) -> None:
+        """Serve, inside of `bound`, until `stop` is called or a signal says so.
+
+        Args:
+            up: called once requests are taken.
+        """
+        assert self._door is not None, "the port is not bound"
+        serving = asyncio.create_task(self._server.serve(sockets=[self._door]))
+        while not self._server.started and not serving.done():
+            await asyncio.sleep(_POLL_S)
+        if up is not None and not serving.done():
+            up()
+        await serving
+        if self._stopping is not None:
+            await self._stopping
 
     def stop(self) -> None:
         """Take no new requests, let the running ones end, then go. Call it on the loop."""

@@ -66,8 +66,8 @@ def test_list_shows_the_shipped_and_the_given_ones(folder: Path) -> None:
     assert "ticket -> team, line" in result.stdout
 
 
-def test_list_for_machines_is_one_json_value(folder: Path) -> None:
-    rows = json.loads(run("list", "-f", folder, "--json").stdout)
+def test_list_for_machines_is_one_json_object(folder: Path) -> None:
+    rows = json.loads(run("list", "-f", folder, "--json").stdout)["signatures"]
 
     found = [row for row in rows if row["name"] == "triage"]
     assert [row["version"] for row in found] == ["1.0.0", "2.0.0"]
@@ -224,7 +224,7 @@ def test_a_class_is_imported(home: Path, tmp_path: Path) -> None:
 def test_what_one_packs_another_installs(folder: Path, home: Path, tmp_path: Path) -> None:
     packed = run("pack", "triage@1.0.0", "classify", "-f", folder, "-o", tmp_path / "team.zip")
 
-    machine = json.loads(run("install", tmp_path / "team.zip", "--json").stdout)
+    machine = json.loads(run("install", tmp_path / "team.zip", "--json").stdout)["installed"]
     again = run("install", tmp_path / "team.zip")
 
     assert packed.stdout.strip() == str(tmp_path / "team.zip")

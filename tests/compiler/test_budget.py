@@ -52,7 +52,7 @@ def test_a_run_with_a_spent_budget_goes_on_with_a_larger_one(
 ) -> None:
     run = limited(place, Budget(calls=40)).report["run"]
     before = place.answers
-    with pytest.raises(InvalidInput, match="is finished; give it a larger budget"):
+    with pytest.raises(InvalidInput, match="spent its budget; give it a larger one"):
         place.compiled(course=Course(resume=run, budget=Budget(calls=40)))
     result = place.compiled(course=Course(resume=run, budget=Budget(calls=500)))
 

@@ -80,8 +80,9 @@ def running(
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        async with following(followers, poll_s=0.01):
-            await server.run(up.set)
+        with server.bound():
+            async with following(followers, poll_s=0.01):
+                await server.run(up.set)
 
     def body() -> None:
         try:
