@@ -356,6 +356,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_artifact(
     assert "\n" not in str(raised.value)
     assert {each.name for each in folder.iterdir()} == {
         ".lock",
+        ".history.json",
         "task",
         "run.log",
         "events.jsonl",
