@@ -13,9 +13,10 @@ from dspy_toolkit.cli.main import main
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int | str | None, str]:
     """Exit code and standard error of a command that does not serve."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["dspy-tk", "serve", *words])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     return ended.value.code, capsys.readouterr().err
 
 
