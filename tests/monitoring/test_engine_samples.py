@@ -16,7 +16,8 @@ TOKENS = 6
 
 
 def test_a_model_that_answers_shows_in_the_metrics_and_is_healthy(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "tiny")
+    # Engines over equal models share one thread and its counts, which other tests may have open.
+    folder = write_model(tmp_path / "tiny", more={"rope_theta": 20_000.0})
     engine = open_engine(
         str(folder), EngineOptions(max_tokens=TOKENS, device="cpu"), Settings(home=tmp_path)
     )
@@ -25,7 +26,6 @@ def test_a_model_that_answers_shows_in_the_metrics_and_is_healthy(tmp_path: Path
     request = Request(
         model="m", messages=(Message.user("Tell me."),), config=Config(max_tokens=TOKENS)
     )
-    before = engine.stats()
     with subscribed(metrics), subscribed(health), metrics.watching(engine.samples):
         for _ in range(2):
             engine.complete(request)
@@ -37,8 +37,8 @@ def test_a_model_that_answers_shows_in_the_metrics_and_is_healthy(tmp_path: Path
 
     assert sum(ends) == 2
     assert seen["dspy_tk_first_token_seconds_count", model] == 2
-    assert seen["dspy_tk_decoded_tokens_total", model] == before.decoded + 2 * TOKENS
-    assert seen["dspy_tk_reused_tokens_total", model] > before.reused
+    assert seen["dspy_tk_decoded_tokens_total", model] == 2 * TOKENS
+    assert seen["dspy_tk_reused_tokens_total", model] > 0
     assert seen["dspy_tk_batch_rows", model] == 1.0
     assert 0 < seen["dspy_tk_memory_bytes", model] < seen["dspy_tk_memory_limit_bytes", model]
     assert deep.ok

@@ -200,7 +200,7 @@ def test_media_outside_the_task_are_refused(tmp_path: Path, path: str) -> None:
         ('train = "data/train.jsonl"\n', "", r"\[data\]: train is missing"),
         ("[data]", '[data]\nall = "data/train.jsonl"', "all and train exclude each other"),
         ("[data]", '[data]\ninputs = ["text"]', "already says the inputs"),
-        ("[optimizer]", "[optimizer]\n[budget]", "unknown key 'budget'"),
+        ("[optimizer]", "[budgets]\n[optimizer]", "unknown key 'budgets'"),
         ('name = "labeled_few_shot"\n', "", r"\[optimizer\]: name is missing"),
     ],
 )
