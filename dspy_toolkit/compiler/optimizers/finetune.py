@@ -80,6 +80,7 @@ def _learner(work: Work) -> Any:
     from dspy.teleprompt import BootstrapFinetune
 
     from dspy_toolkit.compiler.evaluation import evaluate
+    from dspy_toolkit.compiler.optimizers.proposals import Routed
 
     class WellAnswered(BootstrapFinetune):  # type: ignore[misc]  # DSPy ships no types
         """DSPy's ends at the first answer that cannot be read, and keeps every score but zero."""
@@ -98,11 +99,13 @@ def _learner(work: Work) -> Any:
                     f"none of {len(trainset)} answers reaches the metric's threshold; "
                     "give a --teacher that knows the task"
                 )
-            return super().compile(student, trainset=good, teacher=master)
+            return super().compile(student, trainset=good, teacher=teacher)
 
+    # DSPy tells the form of the training data by the adapter's class.
+    style = dspy.settings.adapter
     return WellAnswered(
         metric=_Passing(work.metric),
-        adapter=dspy.settings.adapter,
+        adapter=style.task if isinstance(style, Routed) else style,
         exclude_demos=True,
         num_threads=work.threads,
     )

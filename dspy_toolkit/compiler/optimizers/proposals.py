@@ -31,10 +31,14 @@ def skipped(error: Exception) -> None:
 
 
 class Routed:
-    """An adapter that takes proposals to `Proposals`, and everything else to the task's own."""
+    """An adapter that takes proposals to `Proposals`, and everything else to the task's own.
+
+    Attributes:
+        task: the task's own.
+    """
 
     def __init__(self, task: dspy.Adapter) -> None:
-        self._task = task
+        self.task = task
         self._proposals = Proposals()
 
     def __call__(self, lm: Any, *rest: Any, **given: Any) -> Any:
@@ -45,10 +49,10 @@ class Routed:
         return await self._for(lm).acall(lm, *rest, **given)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+        return getattr(self.task, name)
 
     def _for(self, lm: Any) -> Any:
-        return self._proposals if getattr(lm, "proposes", False) else self._task
+        return self._proposals if getattr(lm, "proposes", False) else self.task
 
 
 class Proposals(dspy.ChatAdapter):  # type: ignore[misc]  # DSPy ships no types
