@@ -110,6 +110,7 @@ class TestDistill(TechniqueContract):
     }
 
 
+@pytest.mark.slow
 class TestFactorize(TechniqueContract):
     name = "factorize"
     options: Mapping[str, Any] = {"rank": 8, "embedding": True, "length": 16}

@@ -93,7 +93,7 @@ def values(kind: Type, objects: dict[str, dict[str, Type]]) -> st.SearchStrategy
         case Scalar("int"):
             return st.integers(-(2**60), 2**60)
         case Scalar("float"):
-            return st.floats(allow_nan=False, allow_infinity=False)
+            return st.floats(-(2.0**60), 2.0**60)
         case Scalar("bool"):
             return st.booleans()
         case Scalar():

@@ -225,6 +225,7 @@ def killed_after(process: subprocess.Popen[str], step: int) -> int:
 LONG: Values = {"training": {"steps": 40, "report_every": 5}, "checkpoint": {"every": 4}}
 
 
+@pytest.mark.slow
 def test_kills_at_random_steps_and_an_interrupt_change_no_bit(
     recipe: RecipeMaker, settings: Settings, tmp_path: Path
 ) -> None:
