@@ -3,6 +3,10 @@
     python benchmarks/racing.py                # 50 simulated response matrices
     python benchmarks/racing.py --examples     # the examples, on the embedded model
     python benchmarks/racing.py --examples --only ticket_triage --seeds 3
+    python benchmarks/racing.py --examples --only order_extraction --model FOLDER \\
+        --format guided --max-tokens 160 --validation 30 --test 100 --home FOLDER
+
+With `--home` a benchmark that was cut short goes on where it ended.
 
 A response matrix says how each of 57 candidates answers each of 80 validation and 240 test
 examples: two fields that are right with the chance of an item response model (ability of the
@@ -15,9 +19,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +38,7 @@ from dspy_toolkit.compiler.statistics import paired_interval
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import EngineError
 from dspy_toolkit.programs.lm import local_lm
-from dspy_toolkit.programs.task import load_task
+from dspy_toolkit.programs.task import Task, load_task
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ("ticket_triage", "order_extraction", "policy_answers")
@@ -42,19 +49,44 @@ DIFFICULTIES = (1.5, 2.5)
 SMALL_MAX_TOKENS = 64
 
 
+@dataclass(frozen=True)
+class Trials:
+    """How the examples are tried; None takes what the task says, or all there is."""
+
+    model: str = "embedded"
+    format: str | None = None
+    max_tokens: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    home: Path | None = None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--matrices", type=int, default=50, help="how many to simulate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--examples", action="store_true", help="the examples instead")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each example")
     parser.add_argument("--only", action="append", choices=EXAMPLES)
+    parser.add_argument("--model", default="embedded", help="any model reference")
+    parser.add_argument("--format", help="prompt format of the examples")
+    parser.add_argument("--max-tokens", type=int, help="of an answer")
+    parser.add_argument("--validation", type=int, help="validation examples to take")
+    parser.add_argument("--test", type=int, help="test examples to take")
+    parser.add_argument("--home", type=Path, help="kept, and gone on with another time")
     asked = parser.parse_args()
     if asked.examples:
-        lines = on_examples(asked.only or EXAMPLES, asked.seeds)
+        trials = Trials(
+            asked.model, asked.format, asked.max_tokens, asked.validation, asked.test, asked.home
+        )
+        lines = on_examples(asked.only or EXAMPLES, asked.seeds, trials)
     else:
-        lines = on_matrices(asked.matrices, asked.seed)
-    sys.stdout.write("\n".join(lines) + "\n")
+        lines = iter(on_matrices(asked.matrices, asked.seed))
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def on_matrices(count: int, seed: int) -> list[str]:
@@ -109,30 +141,29 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
-def on_examples(names: Sequence[str], seeds: int) -> list[str]:
-    """The table over the examples."""
-    lines = [
+def on_examples(names: Sequence[str], seeds: int, trials: Trials) -> Iterator[str]:
+    """The table over the examples, line by line as they come."""
+    yield (
         "| example, seed | search | race, a third | race minus search | race, equal | race minus "
-        "search | calls |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    with tempfile.TemporaryDirectory() as home:
+        "search | calls |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    with nullcontext(trials.home) if trials.home else tempfile.TemporaryDirectory() as home:
         for name in names:
             for seed in range(seeds):
-                # A home for each, so that no run's cache answers for another.
-                settings = load_settings({"home": f"{home}/{name}-{seed}", "cache": False})
+                # The cache answers for what was asked before, which is counted like the rest.
+                settings = load_settings({"home": f"{home}/{name}-{seed}"})
                 try:
-                    lines.append(example_row(name, seed, settings))
+                    yield example_row(name, seed, settings, trials)
                 except EngineError as error:
-                    lines.append(f"| {name} | does not run: {error} | | | | | |")
-    return lines
+                    yield f"| {name} | does not run: {error} | | | | | |"
 
 
-def example_row(name: str, seed: int, settings: Settings) -> str:
+def example_row(name: str, seed: int, settings: Settings, trials: Trials) -> str:
     """One example: the search with its options, and the race at a third and at equal calls."""
-    task = load_task(ROOT / "examples" / name)
+    task = load_task(cut(name, settings.home / "task", trials))
     options = dict(task.optimizer_options)
-    if task.needs_larger_model:
+    if too_small(task, trials):
         # A model that is too small talks until it is stopped.
         options |= {"max_labeled_demos": 2, "max_bootstrapped_demos": 1}
     searched = 3 + int(options["num_candidate_programs"])
@@ -142,7 +173,7 @@ def example_row(name: str, seed: int, settings: Settings) -> str:
         ("race", raced(searched, searched * THIRD // SEARCHED, demos, 3)),
         ("race", raced(searched, searched * EQUAL // SEARCHED, demos, 1)),
     ]
-    runs = [run(task, optimizer, chosen, seed, settings) for optimizer, chosen in ways]
+    runs = [run(task, optimizer, chosen, seed, settings, trials) for optimizer, chosen in ways]
     cells = [f"{name}, {seed}", percent(runs[0][0])]
     for scores, _ in runs[1:]:
         low, high = paired_interval(runs[0][0], scores)
@@ -152,6 +183,20 @@ def example_row(name: str, seed: int, settings: Settings) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def cut(name: str, place: Path, trials: Trials) -> Path:
+    """A copy of an example's folder with the first lines of its splits."""
+    shutil.copytree(ROOT / "examples" / name, place, dirs_exist_ok=True)
+    for split, count in (("validation", trials.validation), ("test", trials.test)):
+        file = place / "data" / f"{split}.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
+    return place
+
+
+def too_small(task: Task, trials: Trials) -> bool:
+    """Whether the task says so of the model."""
+    return trials.model == "embedded" and bool(task.needs_larger_model)
+
+
 def raced(searched: int, candidates: int, demos: int, part: int) -> dict[str, Any]:
     """Options of a race that makes at most a part of the search's calls."""
     share = math.floor(1e6 * searched / part / candidates) / 1e6
@@ -159,14 +204,25 @@ def raced(searched: int, candidates: int, demos: int, part: int) -> dict[str, An
 
 
 def run(
-    task: Any, optimizer: str, options: dict[str, Any], seed: int, settings: Settings
+    task: Task,
+    optimizer: str,
+    options: dict[str, Any],
+    seed: int,
+    settings: Settings,
+    trials: Trials,
 ) -> tuple[list[float], int]:
     """The test scores of a run's result, and the calls that the optimizer made."""
-    limit = {"max_tokens": SMALL_MAX_TOKENS} if task.needs_larger_model else {}
-    lm = local_lm("embedded", settings=settings, **limit)
+    longest = trials.max_tokens or (SMALL_MAX_TOKENS if too_small(task, trials) else None)
+    limit = {"max_tokens": longest} if longest else {}
+    lm = local_lm(trials.model, settings=settings, **limit)
     try:
         asked = CompileOptions(
-            optimizer=optimizer, options=options, lm=lm, seed=seed, keep_anyway=True
+            optimizer=optimizer,
+            options=options,
+            lm=lm,
+            seed=seed,
+            keep_anyway=True,
+            format=trials.format,
         )
         result = compile_task(task, asked, settings)
     finally:

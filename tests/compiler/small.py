@@ -7,7 +7,7 @@ from typing import Any
 
 from dspy_toolkit.compiler.optimizers import OPTIMIZERS
 from tests.compiler.test_run import TOOLS, agent
-from tests.programs.tasks import TASK, learner, write_task
+from tests.programs.tasks import DESCRIBED, TASK, learner, unsure, write_task
 
 _DEMOS = {"max_bootstrapped_demos": 2, "max_labeled_demos": 4}
 _SEARCH = {**_DEMOS, "num_candidate_programs": 2}
@@ -34,14 +34,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _AGENT = 'module = "react"\n[tools]\nfunctions = ["team_of"]\n[metric]'
 
-_WEIGHS = "decisions"
-
-USABLE = [
-    name
-    for name, row in OPTIMIZERS.items()
-    if not row.refused and not row.not_durable and _WEIGHS not in row.needs.program
-]
-"""Those that train no model, and ask none for probabilities, which a script has not got."""
+USABLE = [name for name, row in OPTIMIZERS.items() if not row.refused and not row.not_durable]
+"""Those that train no model."""
 
 
 def options(optimizer: str) -> dict[str, Any]:
@@ -50,14 +44,16 @@ def options(optimizer: str) -> dict[str, Any]:
 
 
 def answering(optimizer: str) -> Any:
-    """What answers for the task's model: an agent where the optimizer wants one."""
+    """What answers for the task's model: an agent where the optimizer wants one, or one unsure."""
+    if _wants_decisions(optimizer):
+        return unsure
     return agent if _wants_tools(optimizer) else learner
 
 
 def write_small(folder: Path, optimizer: str) -> Path:
     """A task that the optimizer can work on."""
     if not _wants_tools(optimizer):
-        return write_task(folder, TASK)
+        return write_task(folder, TASK, DESCRIBED)
     place = write_task(folder, TASK.replace("[metric]", _AGENT))
     (place / "tools.py").write_text(TOOLS)
     return place
@@ -65,3 +61,7 @@ def write_small(folder: Path, optimizer: str) -> Path:
 
 def _wants_tools(optimizer: str) -> bool:
     return "agent" in OPTIMIZERS[optimizer].needs.program
+
+
+def _wants_decisions(optimizer: str) -> bool:
+    return "decisions" in OPTIMIZERS[optimizer].needs.program

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,12 @@ def same(report: Any) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key not in own}
 
 
-def check_kill(folder: Path, optimizer: str, points: int, threads: int) -> None:
+def check_kill(folder: Path, optimizer: str, points: int, threads: int) -> list[int]:
+    """Kill a run at so many calls; the calls of the whole run, then those of each killed one."""
     whole = Place(folder / "whole", optimizer)
     how = {**options(optimizer), "answer": answering(optimizer), "threads": threads}
     result = whole.compiled(**how)
+    calls = [whole.answers]
     for point in random.Random(optimizer).sample(range(1, whole.answers), points):
         place = Place(folder / str(point), optimizer)
         place.killed(kill_at=point, **how)
@@ -91,6 +94,8 @@ def check_kill(folder: Path, optimizer: str, points: int, threads: int) -> None:
         # A call that was under way in another thread is all that can be lost.
         assert whole.answers <= place.answers < whole.answers + threads
         assert place.run() == resumed.report["run"]
+        calls.append(place.answers)
+    return calls
 
 
 @pytest.mark.parametrize("optimizer", the_rest_slow(USABLE))
@@ -102,9 +107,15 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_result(tmp_path: Path, optimi
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("optimizer", USABLE)
 def test_a_run_killed_at_ten_points_goes_on_to_the_same_result(
-    tmp_path: Path, optimizer: str, threads: int
+    tmp_path: Path,
+    optimizer: str,
+    threads: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    check_kill(tmp_path, optimizer, 10, threads)
+    calls = check_kill(tmp_path, optimizer, 10, threads)
+
+    record_property("calls", calls)
+    assert len(calls) == 11
 
 
 def test_the_same_command_goes_on_and_says_so(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,16 @@ from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.task import load_task
 from tests.conformance.brief import the_rest_slow
 from tests.programs.proposer import INSTRUCTION, Proposer, proposer_lm
-from tests.programs.tasks import SIGNATURE, TASK, chat, number_in, rows, write_lines, write_task
+from tests.programs.tasks import (
+    DESCRIBED,
+    TASK,
+    chat,
+    evidence,
+    number_in,
+    rows,
+    write_lines,
+    write_task,
+)
 
 TRAIN, VALIDATION, TEST = 24, 16, 6
 DEMOS = {"max_bootstrapped_demos": 2, "max_labeled_demos": 4}
@@ -36,23 +44,12 @@ def answer(request: str) -> str:
     even = n % 2 == 0 and knows and n % 5 != 0
     team, urgent = ("atlas" if even else "comet"), n % 3 == 0
     if "robabilit" in request:
-        return evidence(request, even, urgent)
+        return evidence(request, 0.9 if even else 0.2, urgent)
     if "next_tool_name" in request.rpartition("Respond with ")[2]:
         return chat(next_thought="I know.", next_tool_name="finish", next_tool_args="{}")
     told = request.rpartition("Respond with ")[2]
     reasoned = {"reasoning": "It says so."} if "## reasoning ##" in told else {}
     return chat(**reasoned, team=team, urgent=urgent)
-
-
-def evidence(request: str, even: bool, urgent: bool) -> str:
-    """How sure it is of each decision that it is asked for in this way."""
-    sure = 0.9 if even else 0.2
-    weights = {"atlas": sure, "comet": 1 - sure}
-    team: Any = "atlas" if even else "comet"
-    if "ChoiceEvidence" in request:
-        team = json.dumps({"probabilities": weights, "confidence": 0.9})
-    told = json.dumps({"noul": 0.8 if urgent else 0.3}) if "NoulEvidence" in request else urgent
-    return chat(team=team, urgent=told)
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,7 @@ def task_for(case: Case, folder: Path) -> Path:
     text = text.replace('module = "react"\n', "").replace(
         'name = "routing"', f'name = "routing"\nmodule = "{case.module}"'
     )
-    described = SIGNATURE + 'description = "whether it cannot wait"\n'
-    place = write_task(folder, text, described)
+    place = write_task(folder, text, DESCRIBED)
     (place / "tools.py").write_text(
         'def look(text: str) -> str:\n    """Look a message up."""\n    return text\n'
     )

@@ -28,6 +28,9 @@ description = "the team that takes it"
 type = "bool"
 """
 
+DESCRIBED = f'{SIGNATURE}description = "whether it cannot wait"\n'
+"""Says of every output what it is, as a question for its probability needs."""
+
 TASK = """
 name = "routing"
 signature = "signature.toml"
@@ -87,6 +90,22 @@ def chat(**fields: Any) -> str:
     return "\n\n".join([*parts, "[[ ## completed ## ]]"])
 
 
+def evidence(request: str, atlas: float, urgent: bool) -> str:
+    """An answer in the chat format, with probabilities where the request asks for them.
+
+    Args:
+        request: names the kind of evidence that it asks for.
+        atlas: how probable it is that the team is atlas.
+        urgent: whether the message is more probably urgent than not.
+    """
+    weights = {"atlas": atlas, "comet": round(1 - atlas, 3)}
+    team: object = max(weights, key=lambda name: weights[name])
+    if "ChoiceEvidence" in request:
+        team = json.dumps({"probabilities": weights, "confidence": 0.9})
+    told = json.dumps({"noul": 0.8 if urgent else 0.3}) if "NoulEvidence" in request else urgent
+    return chat(team=team, urgent=told)
+
+
 def number_in(request: str) -> int:
     """The number of the last message in a request."""
     return int(re.findall(r"message (\d+)", request)[-1])
@@ -96,6 +115,12 @@ def right(request: str) -> str:
     """Answers every message right."""
     n = number_in(request)
     return chat(team="atlas" if n % 2 == 0 else "comet", urgent=n % 3 == 0)
+
+
+def unsure(request: str) -> str:
+    """Finds atlas more probable for its messages than for others, and never probable enough."""
+    n = number_in(request)
+    return evidence(request, 0.4 if n % 2 == 0 else 0.2, n % 3 == 0)
 
 
 def learner(request: str) -> str:
