@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.compression.plain import PlainModel
+from dspy_toolkit.compression.plain import PlainModel, probes
 from dspy_toolkit.compression.subject import Unsupported
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -133,8 +133,10 @@ def _write_sizes(writer: Any, plain: PlainModel) -> None:
 
 
 def _write_tokenizer(writer: Any, plain: PlainModel) -> None:
-    file = plain.subject.folder / "tokenizer.json"
-    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    wrapper = plain.opened.tokenizer
+    # As loaded, not as written: some classes have rules of their own.
+    backend = getattr(wrapper, "backend_tokenizer", None)
+    told = json.loads(backend.to_str()) if backend is not None else {}
     model = told.get("model") or {}
     if model.get("type") != "BPE" or (told.get("decoder") or {}).get("type") != "ByteLevel":
         raise Unsupported(
@@ -155,13 +157,14 @@ def _write_tokenizer(writer: Any, plain: PlainModel) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
-    wrapper = plain.opened.tokenizer
     writer.add_eos_token_id(int(wrapper.eos_token_id))
     if wrapper.bos_token_id is not None:
         writer.add_bos_token_id(int(wrapper.bos_token_id))
     if wrapper.pad_token_id is not None:
         writer.add_pad_token_id(int(wrapper.pad_token_id))
-    writer.add_add_bos_token(False)
+    # What a chat begins with counts where a tokenizer would begin other texts otherwise.
+    begun = [wrapper.encode("a"), *(probe.tokens for probe in probes(plain))]
+    writer.add_add_bos_token(all(tokens[0] == wrapper.bos_token_id for tokens in begun))
     if isinstance(wrapper.chat_template, str):
         writer.add_chat_template(wrapper.chat_template)
 

@@ -14,9 +14,11 @@ from dspy_toolkit.compression.layout import Layout, layout_of
 from dspy_toolkit.compression.opened import Opened, open_subject
 from dspy_toolkit.compression.subject import Subject, Tensor, look_at
 from dspy_toolkit.config import Settings
+from dspy_toolkit.engine.chat import Chat
 from dspy_toolkit.engine.device import choose_device
 from dspy_toolkit.engine.low_rank import KEY
 
+_QUESTIONS = ("Name a team.", "The parcel is late, please help today!", "2 + 2 = ?", "refund: yes")
 _PACKING = ("quantization", "quantization_config", KEY)
 
 
@@ -37,6 +39,15 @@ class PlainModel:
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
     layout: Layout
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question, the prompt it becomes, and that prompt's tokens."""
+
+    question: str
+    text: str
+    tokens: list[int]
 
 
 def plain_model(reference: str, settings: Settings) -> PlainModel:
@@ -72,14 +83,14 @@ def answers(model: Any, prompts: list[list[int]], new: int) -> list[list[int]]:
     return found
 
 
-def probes(plain: PlainModel, count: int = 4) -> list[list[int]]:
-    """Prompts to compare answers on: a question through the model's own chat template."""
-    from dspy_toolkit.engine.chat import Chat
-
+def probes(plain: PlainModel) -> list[Probe]:
+    """Questions to compare answers on, through the model's own chat template."""
     chat = Chat(plain.opened.tokenizer, {})
-    asked = ("Name a team.", "The parcel is late, please help today!", "2 + 2 = ?", "refund: yes")
-    turns = [[{"role": "user", "content": text}] for text in asked[:count]]
-    return [chat.encode(chat.render(each, [], {})) for each in turns]
+    rendered = [chat.render([{"role": "user", "content": each}], [], {}) for each in _QUESTIONS]
+    return [
+        Probe(question, text, chat.encode(text))
+        for question, text in zip(_QUESTIONS, rendered, strict=True)
+    ]
 
 
 def copy_beside(source: Path, target: Path) -> None:

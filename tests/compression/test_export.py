@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_toolkit.compression import llama_cpp
 from dspy_toolkit.compression.export import export
 from dspy_toolkit.compression.gguf_file import gguf_name, halves, interleaved, pre_tokenizer
 from dspy_toolkit.compression.subject import Unsupported
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import IntegrityError, InvalidInput
 from tests.compression.making import packed_model
-from tests.engine.tiny import write_model
+from tests.engine.tiny import CHATML, write_architecture, write_model
+
+LLAMA = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {**LLAMA, "model_type": "mistral"},
+    "qwen2": {**LLAMA, "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {**LLAMA, "model_type": "qwen3", "head_dim": 32},
+}
+WITH_BEGINNING = "{{ bos_token }}" + CHATML
+
+
+def begin_texts(folder: Path) -> None:
+    """Have a tokenizer begin every text with a token of its own, as llama 3's does."""
+    from tokenizers import Tokenizer, processors
+
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    tokenizer.save(file)
+    settings = folder / "tokenizer_config.json"
+    told = {**json.loads(settings.read_text()), "bos_token": "<|endoftext|>"}
+    settings.write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +82,61 @@ def test_a_packed_model_is_expanded(settings: Settings, tmp_path: Path) -> None:
     made = export(str(folder), "onnx", tmp_path / "out", settings)
 
     assert made.same_answers == made.of
+
+
+@pytest.mark.parametrize(
+    ("family", "template"), [("mistral", None), ("qwen2", CHATML), ("qwen3", WITH_BEGINNING)]
+)
+def test_llama_cpp_answers_as_the_original(
+    family: str, template: str | None, settings: Settings, tmp_path: Path
+) -> None:
+    pytest.importorskip(llama_cpp.PACKAGE)
+    folder = write_architecture(tmp_path / family, family, FAMILIES[family], template)
+    begin_texts(folder)
+
+    made = export(str(folder), "gguf", tmp_path / "out", settings, "f32")
+
+    assert made.checked_with == llama_cpp.version()
+    assert made.not_checked is None
+    assert made.same_answers == made.of == 4
+    assert made.largest_error < 1e-4
+
+
+def test_a_file_that_divides_texts_otherwise_is_refused_and_not_kept(
+    settings: Settings, tmp_path: Path
+) -> None:
+    pytest.importorskip(llama_cpp.PACKAGE)
+    folder = write_model(tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    whole_words = {"type": "WhitespaceSplit"}
+    tokenizer["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [whole_words, tokenizer["pre_tokenizer"]],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    with pytest.raises(IntegrityError, match=r"llama\.cpp divides the text"):
+        export(str(folder), "gguf", tmp_path / "out", settings)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_llama_cpp_tells_a_damaged_file(model: Path, settings: Settings, tmp_path: Path) -> None:
+    pytest.importorskip(llama_cpp.PACKAGE)
+    made = export(str(model), "gguf", tmp_path / "out", settings)
+    whole = (Path(made.folder) / made.file).read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(IntegrityError, match=r"does not load cut\.gguf"):
+        llama_cpp.LlamaCpp(tmp_path / "cut.gguf")
+
+
+def test_a_reading_replaces_the_likeliest_logits_by_hand() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.25])) + 3.0
+
+    replaced = llama_cpp.Reading([1], {1: math.log(0.75)}).into(logits)
+
+    assert np.allclose(np.exp(replaced - 3.0), [0.5, 0.75, 0.25])
 
 
 def test_llama_cpp_finds_what_it_needs(model: Path, settings: Settings, tmp_path: Path) -> None:

@@ -61,14 +61,21 @@ def write_sliding_model(folder: Path) -> Path:
     )
 
 
-def write_architecture(folder: Path, name: str) -> Path:
-    """Write a model of another architecture than llama, see `ARCHITECTURES`, in float32."""
+def write_architecture(
+    folder: Path,
+    name: str,
+    sizes: dict[str, Any] | None = None,
+    template: str | None = CHATML,
+) -> Path:
+    """Write a model of another architecture than llama, one of `ARCHITECTURES` if no configuration
+    is given, in float32."""
     import mlx.core as mx
     from mlx.utils import tree_flatten, tree_map
     from mlx_lm.utils import _get_classes
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**ARCHITECTURES[name], "vocab_size": write_tokenizer(folder)}
+    chosen = ARCHITECTURES[name] if sizes is None else sizes
+    config = {**chosen, "vocab_size": write_tokenizer(folder, template)}
     model_class, arguments = _get_classes(config)
     model = model_class(arguments.from_dict(config))
     key = iter(mx.random.split(mx.random.key(7), 256))
