@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
-from dspy_toolkit.compiler.trial import Trial
 from dspy_toolkit.compression.calibration import CalibrationSet, calibration_set, load_calibration
 from dspy_toolkit.compression.opened import open_subject, working_device
+from dspy_toolkit.compression.sampled import sample
 from dspy_toolkit.compression.subject import Subject
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine.sizes import context_length
@@ -19,6 +19,9 @@ from dspy_toolkit.store.files import read_text, sha256_json, write_text
 from dspy_toolkit.store.manifest import NAME as MANIFEST
 from dspy_toolkit.training.encode import Encoded, Encoder
 from dspy_toolkit.training.examples import example_from, read_examples
+
+if TYPE_CHECKING:
+    from dspy_toolkit.compiler.trial import Trial
 
 SAMPLES = "samples"
 LONGEST = 1024
@@ -52,6 +55,8 @@ def calibration_from(
             "this method needs calibration data; name a task with --task, or a file or 'samples' "
             "with --calibration"
         )
+    from dspy_toolkit.compiler.trial import Trial
+
     return from_task(Trial(task, settings=settings), subject, settings)
 
 
@@ -119,31 +124,6 @@ def from_samples(
     ]
     source = f"samples of {subject.name}, seed {seed}"
     return calibration_set(rows, source, subject.folder, settings, length)
-
-
-def sample(model: Any, prompts: mx.array, steps: int, seed: int) -> mx.array:
-    """Let a model go on at temperature 1.
-
-    Args:
-        prompts: (rows, length) int32, equally long.
-        steps: tokens to draw.
-
-    Returns:
-        (rows, length + steps) int32.
-    """
-    from mlx_lm.models.cache import make_prompt_cache
-
-    cache = make_prompt_cache(model)
-    key = mx.random.key(seed)
-    whole, fresh = [prompts], prompts
-    for _ in range(steps):
-        key, draw = mx.random.split(key)
-        logits = model(fresh, cache=cache)[:, -1]
-        fresh = mx.random.categorical(logits.astype(mx.float32), key=draw)[:, None]
-        fresh = fresh.astype(prompts.dtype)
-        mx.eval(fresh, [each.state for each in cache])
-        whole.append(fresh)
-    return mx.concatenate(whole, axis=1)
 
 
 def _first_tokens(opened: Any, count: int, seed: int) -> mx.array:

@@ -117,10 +117,8 @@ def _gguf(plain: PlainModel, folder: Path, kind: str) -> dict[str, Any]:
     again.update(tree_unflatten([(name, mx.array(array)) for name, array in back.items()]))
     said, last = answers(again, prompts, _NEW), _last_logits(again, prompts)
     facts = _compared(plain, before, logits, said, last, kind)
-    tool, left_out = (
-        "gguf's reader and MLX",
-        f"answers under llama.cpp: {llama_cpp.PACKAGE} is not installed",
-    )
+    tool = "gguf's reader and MLX"
+    left_out: str | None = f"answers under llama.cpp: {llama_cpp.PACKAGE} is not installed"
     if llama_cpp.installed():
         read = llama_cpp.readings(file, plain, asked, _NEW)
         last = np.stack([each.into(row) for each, row in zip(read, logits, strict=True)])

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import mlx.core as mx
 import numpy as np
 
-from dspy_toolkit.compression.calibration_sources import sample
 from dspy_toolkit.compression.following import Course, follow, rows_source
+from dspy_toolkit.compression.sampled import sample
 from dspy_toolkit.compression.states import block_states, require_states
 from dspy_toolkit.compression.subject import Unsupported
 from dspy_toolkit.training.backbone import Abilities, abilities
