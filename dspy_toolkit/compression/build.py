@@ -90,6 +90,17 @@ class Order:
     key: str
     folder: Path
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether nothing is computed, so that weights stay in the type they are stored in."""
+        return self.calibration is None and self.technique.as_stored
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most that is needed while it is made; comparing answers takes both models in float32."""
+        compared = 0 if self.calibration is None else 8 * self.estimate.parameters
+        return max(self.estimate.memory_bytes, compared)
+
 
 def order(
     model: str,
@@ -203,7 +214,7 @@ def _made(wanted: Order, settings: Settings, scratch: Path) -> Built:
     emit(PhaseStarted(wanted.key[:8], wanted.technique.name, None))
     with mx.stream(device.kind), ExitStack() as stack:
         mx.reset_peak_memory()
-        opened = open_subject(wanted.subject, device)
+        opened = open_subject(wanted.subject, device, wanted.as_stored)
         if device.name == "cpu":
             stack.enter_context(in_blocks(opened.model))
         reference = _reference(wanted, opened)
@@ -233,7 +244,7 @@ def _made(wanted: Order, settings: Settings, scratch: Path) -> Built:
 def _measured(
     work: Work, wanted: Order, made: Made, folder: Path, reference: Reference | None
 ) -> dict[str, Any]:
-    loaded = open_folder(folder, made.config, work.opened.device).model
+    loaded = open_folder(folder, made.config, work.opened.device, wanted.as_stored).model
     _require_same(made.model, loaded, work, folder)
     count, size = parameters(made.model), nbytes(made.model)
     if wanted.estimate.sure and count != wanted.estimate.parameters:
@@ -313,10 +324,10 @@ def _require_room(wanted: Order, device: Device) -> None:
             f"{place} has {free / 1e6:.0f} MB left; free some space or set "
             "DSPY_TK_HOME to a folder on another disk"
         )
-    if wanted.estimate.memory_bytes > device.memory_bytes:
+    if wanted.memory_bytes > device.memory_bytes:
         raise EngineError(
             f"{wanted.technique.name} on {wanted.subject.reference} needs about "
-            f"{wanted.estimate.memory_bytes / 1e9:.1f} GB of memory and {device.name} offers "
+            f"{wanted.memory_bytes / 1e9:.1f} GB of memory and {device.name} offers "
             f"{device.memory_bytes / 1e9:.1f} GB; choose a smaller model, or method rtn, which "
             "needs least"
         )

@@ -48,6 +48,7 @@ class Distill:
     name = "distill"
     kind: type[Any] = DistillOptions
     version = 1
+    as_stored = False
 
     def label(self, options: Any) -> str:
         """The shape, and how it follows."""

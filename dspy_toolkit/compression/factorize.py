@@ -56,6 +56,7 @@ class Factorize:
     name = "factorize"
     kind: type[Any] = FactorizeOptions
     version = 1
+    as_stored = False
 
     def label(self, options: Any) -> str:
         """Rank or energy."""

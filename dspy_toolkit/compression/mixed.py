@@ -31,6 +31,7 @@ class Mixed:
     name = "mixed"
     kind: type[Any] = MixedOptions
     version = 1
+    as_stored = False
 
     def label(self, options: Any) -> str:
         """Bits and target."""

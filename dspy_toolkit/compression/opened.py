@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.engine.device import Device, choose_device, limit_memory
 from dspy_toolkit.engine.source import weight_files
-from dspy_toolkit.engine.weights import load_model
+from dspy_toolkit.engine.weights import load_tokenizer, load_weights
 from dspy_toolkit.errors import IntegrityError, StorageError
 from dspy_toolkit.store.files import storage_errors, write_json
 from dspy_toolkit.training.result import copy_tokenizer
@@ -28,18 +29,23 @@ class Opened:
     """A model in memory.
 
     Attributes:
-        model: mlx-lm's module, in float32 on a CPU.
-        tokenizer: mlx-lm's wrapper.
+        model: mlx-lm's module, in float32 on a CPU unless it was opened as stored.
+        folder: where it lies.
         config: its `config.json`.
         device: where it is.
         context: longest sequence in tokens, or None.
     """
 
     model: Any
-    tokenizer: Any
+    folder: Path
     config: dict[str, Any]
     device: Device
     context: int | None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """mlx-lm's wrapper, loaded when first asked for."""
+        return load_tokenizer(self.folder)
 
 
 def working_device(settings: Settings) -> Device:
@@ -50,19 +56,24 @@ def working_device(settings: Settings) -> Device:
     return device
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], device: Device) -> Opened:
-    """Load a model for arithmetic; packed weights are expanded on a CPU.
+def open_folder(
+    folder: Path, config: Mapping[str, Any], device: Device, as_stored: bool = False
+) -> Opened:
+    """Load a model, for arithmetic as a rule: packed weights are expanded on a CPU.
+
+    Args:
+        as_stored: whether weights stay in the type and packing they are stored in instead.
 
     Raises:
-        ModelBroken, EngineError: as `engine.weights.load_model`.
+        ModelBroken, EngineError: as `engine.weights.load_weights`.
     """
-    loaded = load_model(folder, None, device)
-    return Opened(loaded.model, loaded.tokenizer, dict(config), device, loaded.context)
+    loaded = load_weights(folder, None, device, as_stored)
+    return Opened(loaded.model, folder, dict(config), device, loaded.context)
 
 
-def open_subject(subject: Subject, device: Device) -> Opened:
+def open_subject(subject: Subject, device: Device, as_stored: bool = False) -> Opened:
     """Load the model a technique starts from; see `open_folder`."""
-    return open_folder(subject.folder, subject.config, device)
+    return open_folder(subject.folder, subject.config, device, as_stored)
 
 
 def cast(model: Any, dtype: str) -> None:

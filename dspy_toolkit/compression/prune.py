@@ -59,6 +59,7 @@ class Prune:
     name = "prune"
     kind: type[Any] = PruneOptions
     version = 1
+    as_stored = False
 
     def label(self, options: Any) -> str:
         """Method, structure and target."""

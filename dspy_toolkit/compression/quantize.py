@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -31,6 +32,7 @@ class Quantizer:
     name = "rtn"
     kind: type[Any] = Packed
     version = 1
+    as_stored = False
 
     def label(self, options: Any) -> str:
         """Method, bits and group."""
@@ -87,6 +89,13 @@ class Quantizer:
 
 class RTN(Quantizer):
     """Round to nearest: no data, the yardstick of the others."""
+
+    as_stored = True
+
+    def estimate(self, subject: Subject, options: Any) -> Estimate:
+        """The weights as they are, and the result."""
+        whole = super().estimate(subject, options)
+        return replace(whole, memory_bytes=subject.nbytes + whole.disk_bytes)
 
 
 class AWQ(Quantizer):

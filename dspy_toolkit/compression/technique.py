@@ -83,11 +83,14 @@ class Technique(Protocol):
         name: as commands and manifests have it.
         kind: the record of its options; see `training.tables.read_table`.
         version: part of every result's address; goes up when the same options give another result.
+        as_stored: whether, where no calibration data are given, it computes nothing and so takes
+            the weights in the type they are stored in.
     """
 
     name: str
     kind: type[Any]
     version: int
+    as_stored: bool
 
     def label(self, options: Any) -> str:
         """The options in a few characters, for folder names and tables."""

@@ -26,22 +26,27 @@ _WEIGHTS_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model in memory.
+class LoadedWeights:
+    """A model in memory, without its tokenizer.
 
     Attributes:
         model: mlx-lm's module; touch it on the engine thread alone.
-        tokenizer: mlx-lm's wrapper.
         context: most tokens of prompt and answer together, or None where the model names none.
         dtype: type of the arithmetic.
         expanded: whether quantized weights were expanded to plain ones.
     """
 
     model: Any
-    tokenizer: Any
     context: int | None
     dtype: str
     expanded: bool
+
+
+@dataclass(frozen=True)
+class LoadedModel(LoadedWeights):
+    """A model in memory, with mlx-lm's wrapper of its tokenizer."""
+
+    tokenizer: Any
 
 
 def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedModel:
@@ -50,6 +55,19 @@ def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedMode
     Raises:
         ModelBroken: a file is missing, damaged, or does not fit the architecture.
         NotFound: no such adapter. EngineError: unknown architecture, or too little memory.
+    """
+    weights = load_weights(folder, adapter, device)
+    return LoadedModel(**vars(weights), tokenizer=load_tokenizer(folder))
+
+
+def load_weights(
+    folder: Path, adapter: Path | None, device: Device, as_stored: bool = False
+) -> LoadedWeights:
+    """Load weights and adapter; see `load_model`.
+
+    Args:
+        as_stored: whether they stay in the type and packing they are stored in, whatever suits
+            the device.
     """
     from mlx_lm import utils
 
@@ -61,23 +79,23 @@ def load_model(folder: Path, adapter: Path | None, device: Device) -> LoadedMode
             model, config = utils.load_model(folder, lazy=True, get_model_classes=model_classes)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise _unloadable(folder, config, error) from None
-        expand = expands(config, files, device)
+        expand = not as_stored and expands(config, files, device)
         if expand:
             # In the scales' own half precision the expanded weights would be rounded once more.
             model.set_dtype(mx.float32)
             utils.dequantize_model(model)
         if adapter is not None:
             _lay_over(model, adapter)
-        if device.dtype is not None:
-            model.set_dtype(getattr(mx, device.dtype))
+        wanted = None if as_stored else device.dtype
+        if wanted is not None:
+            model.set_dtype(getattr(mx, wanted))
         _require_memory(model, folder, device)
         model.eval()
         mx.eval(model.parameters())
-    return LoadedModel(
+    return LoadedWeights(
         model=model,
-        tokenizer=_tokenizer(folder, config),
         context=context_length(config),
-        dtype=device.dtype or _dtype(model),
+        dtype=wanted or _dtype(model),
         expanded=expand,
     )
 
@@ -100,11 +118,16 @@ def _lay_over(model: Any, adapter: Path) -> None:
         ) from None
 
 
-def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
-    from mlx_lm.utils import load_tokenizer
+def load_tokenizer(folder: Path) -> Any:
+    """mlx-lm's wrapper of a model's tokenizer.
+
+    Raises:
+        ModelBroken: a file is damaged.
+    """
+    from mlx_lm import utils
 
     try:
-        return load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+        return utils.load_tokenizer(folder, eos_token_ids=read_config(folder).get("eos_token_id"))
     # The Rust tokenizer raises bare `Exception` for a damaged tokenizer.json.
     except Exception as error:  # noqa: BLE001
         raise ModelBroken(
