@@ -100,7 +100,8 @@ def _load(path: Path) -> BlasReport:
             for runtime in sorted(path.parent.glob("libiomp5.so")):
                 openmp = ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
                 # Its threads spin for 200 ms after each product, on the cores that callers need.
-                openmp.kmp_set_blocktime(_SPIN_MS)
+                # `kmp_set_blocktime` would count for this thread alone.
+                openmp.kmp_set_defaults(f"KMP_BLOCKTIME={_SPIN_MS}".encode())
         library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
         return BlasReport(path, False, f"cannot be loaded: {error}")

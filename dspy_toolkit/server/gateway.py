@@ -6,7 +6,7 @@ Plain ASGI around the whole application, so that nothing behind it sees a reques
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -59,6 +59,7 @@ class Gateway:
         self._limits = limits or RateLimits()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._aborted = False
+        self._chance = random.Random()
         self.closing = False
 
     @property
@@ -75,7 +76,7 @@ class Gateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send, f"req_{secrets.token_hex(8)}")
+        reply = _Reply(send, f"req_{self._chance.getrandbits(64):016x}")
         task = asyncio.current_task()
         scope.setdefault("state", {})[REQUEST_ID] = reply.request_id
         try:

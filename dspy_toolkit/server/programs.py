@@ -14,7 +14,7 @@ from dspy_toolkit.programs.shelf import ServedProgram
 from dspy_toolkit.server import replies
 from dspy_toolkit.server.bodies import BatchBody, ProgramBody
 from dspy_toolkit.server.errors import ApiError
-from dspy_toolkit.server.predicting import predict
+from dspy_toolkit.server.predicting import ask, look_up, predict
 from dspy_toolkit.server.reading import read_body
 from dspy_toolkit.server.service import Service, Watch, allowed, service_of
 from dspy_toolkit.server.streams import EventStream, begun, together, unless_gone
@@ -39,19 +39,21 @@ async def show_program(request: HttpRequest, name: str) -> Response:
 
 # Described for each program by its own signature, see `openapi`.
 @router.post("/v1/programs/{name}", include_in_schema=False)
-async def call_program(request: HttpRequest, name: str) -> Response:
+async def call_program(request: HttpRequest) -> Response:
     """Answer one set of inputs, whole or field by field."""
-    service = service_of(request)
+    service, name = service_of(request), str(request.path_params["name"])
     body = await read_body(request, ProgramBody)
     if body.stream:
         return EventStream(
             await begun(request, _events(service, allowed(request, name), body.inputs))
         )
     with service.catalog.program(allowed(request, name)) as program:
-        answer, cached = await unless_gone(
-            request, predict(service, program, body.inputs, body.probabilities)
-        )
-        return JSONResponse(reply(program, answer, cached))
+        weigh = body.probabilities
+        found = look_up(service, program, body.inputs, weigh)
+        if found.answer is not None:
+            return JSONResponse(reply(program, found.answer, True))
+        answer = await unless_gone(request, ask(service, program, body.inputs, weigh, found.key))
+        return JSONResponse(reply(program, answer, False))
 
 
 @router.post("/v1/programs/{name}/batch", include_in_schema=False)

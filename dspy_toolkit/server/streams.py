@@ -26,15 +26,25 @@ async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ApiError: the caller is gone (nobody will read it). Otherwise what the work raises.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request.receive))
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await _gone(request.receive)
+        gone = True
+        working.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ApiError(_CLOSED, "the caller went away")
+        return await work
+    except asyncio.CancelledError:
+        if gone and working.uncancel() == 0:
+            raise ApiError(_CLOSED, "the caller went away") from None
+        raise
     finally:
-        await _ended(working, watching)
+        watching.cancel()
 
 
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

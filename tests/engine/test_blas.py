@@ -84,6 +84,23 @@ def test_a_fast_blas_makes_products_several_times_faster() -> None:
     assert fast.gflops > 3 * stock.gflops
 
 
+@linux
+@pytest.mark.skipif(not any("mkl" in str(each) for each in candidates()), reason="needs MKL")
+def test_no_thread_has_openmp_wait_busily_for_long() -> None:
+    code = (
+        "import ctypes, json, threading\n"
+        "from dspy_toolkit.engine.blas import preload_blas\n"
+        "path = preload_blas('auto').path\n"
+        "openmp = ctypes.CDLL(str(path.parent / 'libiomp5.so'))\n"
+        "waits = []\n"
+        "thread = threading.Thread(target=lambda: waits.append(openmp.kmp_get_blocktime()))\n"
+        "thread.start(), thread.join()\n"
+        "print(json.dumps(waits))"
+    )
+
+    assert fresh(code) == [1]
+
+
 def test_a_process_that_fails_to_measure_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     measured = measure("auto")

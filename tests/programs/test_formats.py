@@ -117,3 +117,39 @@ def test_every_format_can_be_fine_tuned_with(name: str) -> None:
         "stars": 4,
         "word": "fine",
     }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_demonstrations_are_shown_as_they_are_at_each_call(name: str) -> None:
+    signature, adapter = dspy_signature(RATING), prompt_format(name)
+    demos = [dspy.Example(text="fine", stars=4, word="ok"), {"text": "bad", "stars": 1}]
+    shown = [adapter.format_demos(signature, demos) for _ in range(2)]
+    shown[0][0]["content"] = "changed by whoever got it"
+    demos[0]["stars"] = 5
+    later = adapter.format_demos(signature, demos)
+
+    assert shown[1] == _written(name, [("fine", 4, "ok"), ("bad", 1, None)])
+    assert later == _written(name, [("fine", 5, "ok"), ("bad", 1, None)])
+    assert shown[1] != later
+
+
+def _written(name: str, demos: list[tuple[str, int, str | None]]) -> list[dict[str, str]]:
+    """What DSPy's own adapter makes of demonstrations."""
+    adapter = prompt_format(name)
+    own = next(each for each in type(adapter).__mro__ if each.__module__.startswith("dspy."))
+    named = [dict(zip(("text", "stars", "word"), each, strict=True)) for each in demos]
+    given = [{key: value for key, value in each.items() if value is not None} for each in named]
+    written: list[dict[str, str]] = own.format_demos(adapter, dspy_signature(RATING), given)
+    return written
+
+
+def test_a_demonstration_that_holds_a_list_may_change_inside() -> None:
+    adapter, words = prompt_format("chat"), ["a"]
+    signature = dspy.Signature("words: list[str] -> count: int")
+    demos = [{"words": words, "count": 1}]
+    before = adapter.format_demos(signature, demos)
+    words.append("b")
+    after = adapter.format_demos(signature, demos)
+
+    assert '["a"]' in before[0]["content"]
+    assert '["a", "b"]' in after[0]["content"]
