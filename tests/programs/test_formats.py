@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import dspy
 import pytest
 
@@ -136,7 +138,7 @@ def test_demonstrations_are_shown_as_they_are_at_each_call(name: str) -> None:
 def _written(name: str, demos: list[tuple[str, int, str | None]]) -> list[dict[str, str]]:
     """What DSPy's own adapter makes of demonstrations."""
     adapter = prompt_format(name)
-    own = next(each for each in type(adapter).__mro__ if each.__module__.startswith("dspy."))
+    own: Any = next(each for each in type(adapter).__mro__ if each.__module__.startswith("dspy."))
     named = [dict(zip(("text", "stars", "word"), each, strict=True)) for each in demos]
     given = [{key: value for key, value in each.items() if value is not None} for each in named]
     written: list[dict[str, str]] = own.format_demos(adapter, dspy_signature(RATING), given)
