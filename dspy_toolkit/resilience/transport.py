@@ -31,7 +31,7 @@ class PunctualTransport:
     """
 
     def __init__(self, connect_s: float, read_s: float, max_connections: int) -> None:
-        self._read_s = read_s
+        self._connect_s, self._read_s = connect_s, read_s
         self._inner = StdlibTransport(
             connect_timeout=connect_s, read_timeout=read_s, max_connections=max_connections
         )
@@ -40,8 +40,12 @@ class PunctualTransport:
         """Send a request; its reply is read until it ends or the caller gives up."""
         left_s = gives_up_at.get() - time.monotonic()
         if left_s != math.inf:
-            read_s = min(request.read_timeout or self._read_s, max(left_s, 0.0) + GRACE_S)
-            request = replace(request, read_timeout=read_s)
+            left_s = max(left_s, 0.0) + GRACE_S
+            request = replace(
+                request,
+                connect_timeout=min(request.connect_timeout or self._connect_s, left_s),
+                read_timeout=min(request.read_timeout or self._read_s, left_s),
+            )
         response = self._inner.stream(request)
         return TransportResponse(
             status=response.status,

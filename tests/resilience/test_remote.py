@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
+import time
 from functools import partial
 from typing import Any
 
@@ -20,6 +23,7 @@ from dspy_toolkit.contract import (
     StreamEvent,
     TransportError,
     UnsupportedFeatureError,
+    gives_up_at,
 )
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.resilience import RemoteEngine
@@ -94,6 +98,26 @@ def test_a_request_that_cannot_be_sent_is_the_callers_fault(way: Way) -> None:
                 config=Config(extensions={"api_key": "other"}),
             ),
         )
+
+
+def test_a_host_that_takes_no_connection_keeps_no_caller_longer_than_it_waits() -> None:
+    with socket.socket() as deaf, contextlib.ExitStack() as filling:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):
+            line = filling.enter_context(socket.socket())
+            line.setblocking(False)
+            line.connect_ex(deaf.getsockname())
+        engine = RemoteEngine(f"http://127.0.0.1:{deaf.getsockname()[1]}/v1", "lab", connect_s=60)
+        began = time.monotonic()
+        token = gives_up_at.set(began + 0.05)
+        try:
+            with pytest.raises(TransportError, match="timed out connecting"):
+                engine.complete(ask())
+        finally:
+            gives_up_at.reset(token)
+
+    assert time.monotonic() - began < 30
 
 
 def test_the_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:

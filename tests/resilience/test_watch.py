@@ -87,6 +87,16 @@ def test_when_nothing_is_asked_no_token_is_missed() -> None:
     assert verdict(watched, 520.0) is None
 
 
+def test_time_in_which_nobody_listened_is_no_silence() -> None:
+    watched = watch()
+    watched.busy(110.0, 1)
+    watched.moved(111.0)
+    watched.overslept(300.0)
+
+    assert verdict(watched, 412.0, stopped=True) is None
+    assert verdict(watched, 416.1) == NO_HEARTBEAT
+
+
 signs = st.lists(st.tuples(st.sampled_from(["heard", "moved", "busy", "idle"]), st.floats(0, 4)))
 
 

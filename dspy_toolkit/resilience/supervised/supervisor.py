@@ -212,13 +212,15 @@ class Supervisor:
 
     def _serve(self, life: Life, selector: selectors.BaseSelector, permit: Permit) -> str:
         policy = self._policy
-        ready = looked = time.monotonic()
+        ready = looked = now = time.monotonic()
         watch = Watch(policy, ready)
         held = most = 0
         stable = False
         while not self._closing.is_set():
             found = selector.select(policy.beat_s / 2)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            if now - before > policy.beat_s:
+                watch.overslept(now - before)
             watch.busy(now, len(self.calls))
             for frame in life.receive() if found else ():
                 held, most = self._heard(frame, watch, now, (held, most))

@@ -42,6 +42,15 @@ class Watch:
         if self._busy_since is not None:
             self._moved_at = now
 
+    def overslept(self, seconds: float) -> None:
+        """Nobody listened for so long (the machine slept, or this process was stopped); it counts
+        for nothing, since the child may have been held up as well."""
+        self._heard_at += seconds
+        if self._moved_at is not None:
+            self._moved_at += seconds
+        if self._busy_since is not None:
+            self._busy_since += seconds
+
     def counted(self, now: float, progress: int) -> None:
         """A sign of life came with what the process counts as done since its start."""
         self.heard(now)
