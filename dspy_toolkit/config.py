@@ -31,7 +31,7 @@ class Settings:
         blas: path of a BLAS library to load before MLX on Linux, "auto" to look for one, or "off".
         cache: whether answers are kept and reused across runs.
         supervised: whether models run in processes of their own, which are watched and started
-            again when they fail; for serving.
+            again when they fail; `serve` does so unless this says no.
     """
 
     home: Path = Path("~/.dspy-toolkit")
@@ -68,13 +68,16 @@ class Settings:
 
 
 def load_settings(
-    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read the settings.
 
     Args:
         flags: values from the command line or the caller; None values are as if absent.
         environ: stands in for `os.environ`.
+        defaults: what a setting is that nobody set, where that is not the usual.
 
     Raises:
         InvalidInput: a value does not fit its key. UnknownKey: `config.toml`, a flag or a
@@ -91,6 +94,7 @@ def load_settings(
     home = given.get("home") or variables.get(f"{_PREFIX}HOME") or Settings.home
     folder = Path(home).expanduser().absolute()
     values = {
+        **(defaults or {}),
         **_from_file(folder / "config.toml"),
         **_from_environ(variables),
         **given,

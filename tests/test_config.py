@@ -28,6 +28,20 @@ def test_a_flag_wins_over_a_variable_which_wins_over_the_file(tmp_path: Path) ->
     assert (settings.model, settings.threads, settings.device) == ("flag", 3, "cpu")
 
 
+def test_what_a_command_usually_does_yields_to_any_setting(tmp_path: Path) -> None:
+    usual = {"supervised": True}
+    nothing = {"DSPY_TK_HOME": str(tmp_path)}
+
+    assert load_settings(environ=nothing, defaults=usual).supervised
+    assert not load_settings(
+        environ={**nothing, "DSPY_TK_SUPERVISED": "no"}, defaults=usual
+    ).supervised
+    assert not load_settings({"supervised": False}, nothing, usual).supervised
+    assert not load_settings(
+        environ=write(tmp_path, "supervised = false\n"), defaults=usual
+    ).supervised
+
+
 def test_everything_lies_under_home(tmp_path: Path) -> None:
     settings = load_settings({"home": tmp_path}, {})
 

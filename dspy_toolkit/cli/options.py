@@ -15,8 +15,11 @@ Adapter = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")]
 Supervised = Annotated[
-    bool,
-    typer.Option("--supervised", help="Run the model in a process that is watched and restarted."),
+    bool | None,
+    typer.Option(
+        "--supervised/--in-process",
+        help="Run models in a process of their own that is watched and restarted, or in this one.",
+    ),
 ]
 KeyFile = Annotated[
     Path | None, typer.Option(help="A file that holds the server's key, and nothing else.")

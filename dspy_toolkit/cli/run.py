@@ -26,7 +26,7 @@ def run_command(
     input: Input,
     model: Model = None,
     adapter: Adapter = None,
-    supervised: Supervised = False,
+    supervised: Supervised = None,
     json: Json = False,
 ) -> None:
     """Call a compiled program with one set of inputs and print its outputs.
@@ -40,7 +40,7 @@ def run_command(
     from dspy_toolkit.programs.artifact import ask
 
     values = given_values(input)
-    settings = load_settings({"supervised": supervised or None})
+    settings = load_settings({"supervised": supervised})
     if artifact.suffix == ".toml":
         if model is not None or adapter is not None:
             raise InvalidInput("a file of fallbacks names its models itself; leave the options out")

@@ -43,7 +43,7 @@ def serve_command(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Never give a program's answer again.")
     ] = False,
-    supervised: Supervised = False,
+    supervised: Supervised = None,
     cache_ttl_s: Annotated[
         float, typer.Option(help="How long an answer may be given again.")
     ] = 300.0,
@@ -58,6 +58,8 @@ def serve_command(
 
     Deployments follow their production alias: a promoted version answers new requests while
     running ones end on the old. Ctrl-C or SIGTERM lets running requests end, then stops.
+    Each model runs in a process of its own, which is replaced when it fails; `supervised = false`
+    in config.toml, or --in-process, has it run in the server's.
 
     Example: dspy-tk serve embedded triage=./artifact --port 8000
     """
@@ -68,7 +70,7 @@ def serve_command(
     from dspy_toolkit.server.keys import FILE
     from dspy_toolkit.server.running import keys_for
 
-    settings = load_settings({"supervised": supervised or None})
+    settings = load_settings({"supervised": supervised}, defaults={"supervised": True})
     door = Door(
         keys=keys_for(host, Keys(settings.home / FILE), no_keys),
         hosts=None if needs_keys(host) else LOCAL_HOSTS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.config import Settings, load_settings
@@ -34,18 +35,38 @@ def supervised_engine(
 ) -> SupervisedEngine:
     """`open_engine`, in a child process that is watched and started again when it fails.
 
+    Engines over the same weights, device and speed share a process, as they would share the model
+    in this one.
+
     Args:
         reference, options, settings: as of `open_engine`.
-        policy: how the process is watched.
+        policy: how the process is watched; with one of its own, an engine shares with nobody.
 
     Raises:
         As `open_engine`.
     """
+    from dspy_toolkit.engine import EngineOptions
+    from dspy_toolkit.engine.digest import model_digest
+    from dspy_toolkit.engine.source import download, find_source, read_config
+    from dspy_toolkit.store.files import sha256_json
+
     chosen = settings or load_settings()
+    asked = options or EngineOptions()
+    source = find_source(reference, fetch=download)
+    read_config(source.folder)
+    files = model_digest(source.folder, asked.adapter, chosen.home)
     values = {each.name: getattr(chosen, each.name) for each in fields(chosen)}
     arguments = {
         "reference": reference,
-        "options": {} if options is None else options.dump(),
+        "options": asked.dump(),
         "settings": {**values, "home": str(chosen.home)},
     }
-    return SupervisedEngine(Opening(_OPEN, arguments), policy, name=reference)
+    loaded = [files, asked.device, asked.dtype, asked.speed, arguments["settings"]]
+    # A folder's path is nobody's business in metrics, and its name alone may be another's too.
+    is_folder = Path(reference).expanduser().is_dir()
+    return SupervisedEngine(
+        Opening(_OPEN, arguments),
+        policy,
+        name=f"{source.name}#{files[:8]}" if is_folder else reference,
+        shared_as=sha256_json(loaded) if policy is None else None,
+    )

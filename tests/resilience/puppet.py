@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -103,6 +104,8 @@ def missing() -> Puppet:
 
 
 def never_ready() -> Puppet:
+    # A parent that waits for it learns whom it waits for.
+    print(os.getpid(), file=sys.stderr, flush=True)  # noqa: T201 - that is all there is to hear
     time.sleep(3600)
     return Puppet()
 

@@ -297,19 +297,20 @@ def test_closing_ends_the_process_and_the_calls_it_holds(start: Start) -> None:
 _LONE_PARENT = """
 import sys
 from dspy_toolkit.resilience import Opening, SupervisedEngine
-engine = SupervisedEngine(Opening("tests.resilience.puppet:puppet"))
-print(engine.process_id, flush=True)
+engine = SupervisedEngine(Opening("tests.resilience.puppet:" + sys.argv[1]))
+print(engine.process_id, file=sys.stderr, flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.mark.slow
-def test_a_child_whose_supervisor_was_killed_ends_by_itself() -> None:
-    command = [sys.executable, "-c", _LONE_PARENT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
+@pytest.mark.parametrize("engine", ["puppet", "never_ready"], ids=["serving", "loading"])
+def test_a_child_whose_supervisor_was_killed_ends_by_itself(engine: str) -> None:
+    command = [sys.executable, "-c", _LONE_PARENT, engine]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        assert parent.stderr is not None
 
-        child = psutil.Process(int(parent.stdout.readline()))
+        child = psutil.Process(int(parent.stderr.readline()))
         parent.kill()
 
     assert child.wait(PATIENCE_S) is None

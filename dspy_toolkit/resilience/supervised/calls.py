@@ -31,16 +31,15 @@ class HeldCall:
     """One call.
 
     Attributes:
+        order: what was asked, and of which of the process's engines.
         sink: hears the frames of its answer, or the error that ends it, on any thread.
-        request, streamed: what was asked.
         sent: whether the process of now has it.
         begun: whether the caller has heard a piece of the answer.
         replays: how often it was made again.
     """
 
     number: int
-    request: Frame
-    streamed: bool
+    order: Frame
     sink: Sink
     sent: bool = False
     begun: bool = False
@@ -49,7 +48,7 @@ class HeldCall:
     @property
     def frame(self) -> Frame:
         """The order to the child."""
-        return {"call": self.number, "request": self.request, "streamed": self.streamed}
+        return {"call": self.number, **self.order}
 
 
 @dataclass
@@ -60,9 +59,9 @@ class HeldCalls:
     _numbers: Any = field(default_factory=itertools.count)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, request: Frame, streamed: bool, sink: Sink) -> HeldCall:
+    def add(self, order: Frame, sink: Sink) -> HeldCall:
         """Hold a new call; the lock must be held."""
-        call = HeldCall(next(self._numbers), request, streamed, sink)
+        call = HeldCall(next(self._numbers), order, sink)
         self._calls[call.number] = call
         return call
 

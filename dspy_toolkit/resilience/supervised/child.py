@@ -1,4 +1,4 @@
-"""The child: opens the engine, answers what its supervisor asks, and gives signs of life.
+"""The child: opens the engines, answers what its supervisor asks, and gives signs of life.
 
     python -m dspy_toolkit.resilience.supervised.child DESCRIPTOR
 
@@ -13,9 +13,12 @@ import contextlib
 import errno
 import os
 import re
+import select
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -25,7 +28,9 @@ import psutil
 from dspy_toolkit.contract import (
     Request,
     Response,
+    ServerError,
     StreamEvent,
+    UnsupportedFeatureError,
     materialize_response,
     request_from_dict,
     response_to_dict,
@@ -45,32 +50,29 @@ _SAYS_SO = re.compile(r"bad_alloc|out of memory|insufficient memory", re.IGNOREC
 
 
 class Child:
-    """Serves one engine over one link.
+    """Serves engines over one link.
 
     Args:
-        engine: its `async_twin` is asked.
+        engines: by number; their `async_twin` is asked. Those that have counts have them in common.
         beat_s: pause between signs of life.
     """
 
-    def __init__(self, link: Link, engine: Any, beat_s: float) -> None:
+    def __init__(self, link: Link, engines: Mapping[int, Any], beat_s: float) -> None:
         self._link = link
-        self._engine = engine
-        self._twin = engine.async_twin
-        # Without counts of its own, an engine shows that it works by its tokens only.
-        self._counts = hasattr(engine, "samples")
+        self._engines = dict(engines)
         self._beat_s = beat_s
         self._done = 0
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int | str, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
         """Answer until the supervisor is gone."""
         loop = asyncio.get_running_loop()
-        self._send({"ready": abilities(self._engine)})
+        self._send({"ready": abilities(next(iter(self._engines.values())))})
         loop.add_reader(self._link.fileno(), self._read)
         while True:
             self._send({"beat": self._beat()})
             await asyncio.sleep(self._beat_s)
-            if not getattr(self._engine, "alive", True):
+            if not all(getattr(each, "alive", True) for each in self._engines.values()):
                 _leave(ENGINE_DEAD)
 
     def _send(self, frame: Frame) -> None:
@@ -80,7 +82,8 @@ class Child:
             _leave(0)
 
     def _beat(self) -> Frame:
-        samples = self._engine.samples() if self._counts else ()
+        counting = next(filter(_counts, self._engines.values()), None)
+        samples = counting.samples() if counting is not None else ()
         own = [each for each in samples if isinstance(each, EngineSampled)]
         progress = self._done + sum(each.runs for each in own)
         resident = psutil.Process().memory_info().rss
@@ -97,31 +100,41 @@ class Child:
         except OSError:
             _leave(0)
         for frame in frames:
-            if "cancel" in frame:
+            if "call" in frame:
+                self._start(frame["call"], self._answer(frame))
+            elif "cancel" in frame:
                 task = self._tasks.get(frame["cancel"])
                 if task is not None:
                     task.cancel()
+            elif "close" in frame:
+                self._start(f"close {frame['close']}", self._close(frame["close"]))
             else:
-                task = asyncio.ensure_future(self._answer(frame))
-                self._tasks[frame["call"]] = task
-                task.add_done_callback(partial(self._forget, frame["call"]))
+                self._start("end", self._end())
 
-    def _forget(self, call: int, task: asyncio.Task[None]) -> None:
-        del self._tasks[call]
+    def _start(self, number: int | str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks[number] = task
+        task.add_done_callback(partial(self._forget, number))
+
+    def _forget(self, number: int | str, task: asyncio.Task[None]) -> None:
+        del self._tasks[number]
 
     async def _answer(self, frame: Frame) -> None:
-        call = frame["call"]
+        call, by = frame["call"], frame["by"]
         try:
-            request = request_from_dict(frame["request"])
-            if frame["streamed"]:
-                async for event in self._twin.stream(request):
+            if "opening" in frame:
+                told = await self._opened(by, Opening(**frame["opening"]))
+            elif "embed" in frame:
+                told = await self._embedded(by, frame["embed"])
+            elif frame["streamed"]:
+                async for event in self._twin(by).stream(request_from_dict(frame["request"])):
                     self._done += is_token(event)
                     self._send({"call": call, "event": stream_event_to_dict(event)})
-                self._send({"call": call, "over": True})
+                told = {"over": True}
             else:
-                response = await self._whole(request)
-                told = response_to_dict(response, include_provider_data=True)
-                self._send({"call": call, "response": told})
+                response = await self._whole(by, request_from_dict(frame["request"]))
+                told = {"response": response_to_dict(response, include_provider_data=True)}
+            self._send({"call": call, **told})
         except asyncio.CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - raised again in the supervisor's process
@@ -130,12 +143,48 @@ class Child:
                 _leave(OUT_OF_MEMORY)
         self._done += 1
 
-    async def _whole(self, request: Request) -> Response:
-        if self._counts:
-            response: Response = await self._twin.complete(request)
+    def _twin(self, by: int) -> Any:
+        if by not in self._engines:
+            raise ServerError("the engine could not be opened again in a new process")
+        return self._engines[by].async_twin
+
+    async def _opened(self, by: int, opening: Opening) -> Frame:
+        if by not in self._engines:
+            try:
+                self._engines[by] = await asyncio.to_thread(opening.open)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                return not_loaded(error)
+        return {"opened": abilities(self._engines[by])}
+
+    async def _embedded(self, by: int, text: str) -> Frame:
+        embed = getattr(self._twin(by), "embed", None)
+        if embed is None:
+            raise UnsupportedFeatureError("this engine offers no embeddings")
+        vector, tokens = await embed(text)
+        return {"embedded": vector, "tokens": tokens}
+
+    async def _close(self, by: int) -> None:
+        engine = self._engines.pop(by, None)
+        if engine is not None:
+            await engine.async_twin.aclose()
+
+    async def _end(self) -> None:
+        try:
+            for engine in self._engines.values():
+                await engine.async_twin.aclose()
+        finally:
+            _leave(0)
+
+    async def _whole(self, by: int, request: Request) -> Response:
+        twin = self._twin(by)
+        # Without counts of its own, an engine shows that it works by its tokens only.
+        if _counts(self._engines[by]):
+            response: Response = await twin.complete(request)
             return response
         events: list[StreamEvent] = []
-        async for event in self._twin.stream(request):
+        async for event in twin.stream(request):
             events.append(event)
             self._done += is_token(event)
         whole: Response = materialize_response(iter(events), request)
@@ -152,6 +201,12 @@ def abilities(engine: Any) -> Frame:
     }
 
 
+def not_loaded(error: Exception) -> Frame:
+    """Why an engine could not be opened."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return {"not_loaded": told, "exit_code": getattr(error, "exit_code", 6)}
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out; nothing in the process can be trusted after that."""
     while error is not None:
@@ -160,6 +215,10 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _counts(engine: Any) -> bool:
+    return hasattr(engine, "samples")
 
 
 def _leave(code: int) -> None:
@@ -176,14 +235,37 @@ def _first_frame(link: Link, end: socket.socket) -> Frame:
     return frames[0]
 
 
+def _end_with_supervisor(end: socket.socket) -> None:
+    # Only this sees it while a model is loaded or the loop is held up.
+    watch = select.poll()
+    watch.register(end, 0)
+    watch.poll()
+    _leave(0)
+
+
+def _open_all(openings: Mapping[str, Frame], link: Link) -> dict[int, Any]:
+    engines: dict[int, Any] = {}
+    for number, opening in openings.items():
+        try:
+            engines[int(number)] = Opening(**opening).open()
+        except Exception as error:  # noqa: BLE001 - raised again in the supervisor's process
+            # What was open before and cannot be any more fails by itself, not with the rest.
+            if not engines:
+                link.send(not_loaded(error))
+                _leave(NOT_LOADED)
+    return engines
+
+
 def main() -> None:
-    """Open the engine that the supervisor names, and serve it."""
-    # Ctrl-C is for the supervisor, which ends this process when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Open the engines that the supervisor names, and serve them."""
+    # Ctrl-C and the end of a service are for the supervisor, which ends this process when its
+    # own work is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=int(sys.argv[1]))
     link = Link(end)
     first = _first_frame(link, end)
+    threading.Thread(target=_end_with_supervisor, args=(end,), daemon=True).start()
     sys.path[:] = first["path"]
 
     def pass_on(event: Event) -> None:
@@ -193,13 +275,8 @@ def main() -> None:
                 link.send(frame)
 
     with subscribed(pass_on):
-        try:
-            engine = Opening(**first["opening"]).open()
-        except Exception as error:  # noqa: BLE001 - raised again in the supervisor's process
-            told = " ".join(str(error).split()) or type(error).__name__
-            link.send({"not_loaded": told, "exit_code": getattr(error, "exit_code", 6)})
-            _leave(NOT_LOADED)
-        asyncio.run(Child(link, engine, first["beat_s"]).serve())
+        engines = _open_all(first["openings"], link)
+        asyncio.run(Child(link, engines, first["beat_s"]).serve())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import weakref
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import psutil
@@ -20,12 +21,12 @@ _BUFFER_BYTES = 1 << 21
 
 
 class Life:
-    """A process that was started to open an engine.
+    """A process that was started to open engines.
 
     It is a new Python, never a fork: a model's threads and locks do not survive one.
     """
 
-    def __init__(self, opening: Opening, beat_s: float) -> None:
+    def __init__(self, openings: Mapping[int, Opening], beat_s: float) -> None:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -40,9 +41,8 @@ class Life:
         # A stopped process would outlive this one.
         self._finalizer = weakref.finalize(self, _end, self._process)
         with contextlib.suppress(OSError):
-            self.link.send(
-                {"path": sys.path, "opening": asdict(opening), "beat_s": beat_s},
-            )
+            given = {number: asdict(each) for number, each in openings.items()}
+            self.link.send({"path": sys.path, "openings": given, "beat_s": beat_s})
 
     @property
     def process_id(self) -> int:
@@ -71,14 +71,21 @@ class Life:
         """
         return self.link.receive()
 
-    def end(self) -> int:
-        """End it, whatever it does, and give its exit status."""
+    def end(self, patience_s: float = 0.0) -> int:
+        """End it, whatever it does, and give its exit status.
+
+        Args:
+            patience_s: how long it may take to close its engines by itself.
+        """
+        if patience_s and not self.stopped:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self.link.send({"end": True})
+                self._process.wait(patience_s)
         self.link.close()
         self._finalizer.detach()
         return _end(self._process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    # Not politely first: who is ended here hangs, or has nothing to save.
     process.kill()
     return process.wait()

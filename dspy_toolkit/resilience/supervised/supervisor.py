@@ -6,7 +6,9 @@ import selectors
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import asdict
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from dspy_toolkit.contract import ConfigurationError
@@ -20,10 +22,12 @@ from dspy_toolkit.resilience.supervised.calls import HeldCall, HeldCalls, Sink, 
 from dspy_toolkit.resilience.supervised.child import OUT_OF_MEMORY
 from dspy_toolkit.resilience.supervised.life import Life
 from dspy_toolkit.resilience.supervised.opening import Opening
+from dspy_toolkit.resilience.supervised.openings import FIRST, Openings
 from dspy_toolkit.resilience.supervised.policy import SupervisionPolicy
 from dspy_toolkit.resilience.supervised.watch import MEMORY, Watch
-from dspy_toolkit.resilience.supervised.wire import Frame, event_of
+from dspy_toolkit.resilience.supervised.wire import Frame, error_of, event_of
 
+CLOSED = "closed"
 CRASHED = "crashed"
 NOT_LOADED = "not_loaded"
 
@@ -33,17 +37,18 @@ _KINDS: dict[int, type[ToolkitError]] = {
 
 
 class Supervisor:
-    """Keeps one engine's process running, and its calls.
+    """Keeps one process running, and the calls of the engines in it.
 
     Args:
-        name: what events call the engine.
+        name: what events call the process.
+        opening: its first engine, which loads what the others share.
     """
 
     def __init__(self, name: str, opening: Opening, policy: SupervisionPolicy) -> None:
         self.name = name
         self.calls = HeldCalls()
         self.sample: EngineSampled | None = None
-        # Told once: what the engine can do, or why it could not be opened.
+        # Told once: what the first engine can do, or why it could not be opened.
         self.opened: Future[Frame] = Future()
         self.breaker = Breaker(
             name,
@@ -56,7 +61,7 @@ class Supervisor:
             ),
             SystemClock(),
         )
-        self._opening = opening
+        self._openings = Openings(opening)
         self._policy = policy
         self._life: Life | None = None
         self._crashes = 0
@@ -80,7 +85,30 @@ class Supervisor:
         life = self._life
         return None if life is None else life.process_id
 
-    def submit(self, request: Frame, streamed: bool, sink: Sink) -> HeldCall:
+    def join(self, opening: Opening) -> int | None:
+        """Have the process hold one more engine; returns its number, None where it has ended."""
+        with self.calls.lock:
+            return None if self.closed else self._openings.add(opening)
+
+    def abilities(self, number: int) -> Frame:
+        """What an engine of the process can do, once it is open.
+
+        Raises:
+            NotFound, InvalidInput, IntegrityError, EngineError: it cannot be opened.
+        """
+        first = self.opened.result()
+        opening = self._openings.all().get(number)
+        if opening is None or number == FIRST:
+            return first
+        inbox: SimpleQueue[Frame | Exception] = SimpleQueue()
+        self.submit({"by": number, "opening": asdict(opening)}, inbox.put)
+        frame = good(inbox.get())
+        if "not_loaded" in frame:
+            raise _not_opened(frame)
+        abilities: Frame = frame["opened"]
+        return abilities
+
+    def submit(self, order: Frame, sink: Sink) -> HeldCall:
         """Take a call; it goes to the process at once, or to the next one.
 
         Raises:
@@ -89,7 +117,7 @@ class Supervisor:
         with self.calls.lock:
             life = self._life
             self._refuse(ready=life is not None)
-            call = self.calls.add(request, streamed, sink)
+            call = self.calls.add(order, sink)
             call.sent = life is not None
         if life is not None:
             _order(life, call.frame)
@@ -102,19 +130,26 @@ class Supervisor:
             if life is not None and call.sent:
                 _order(life, {"cancel": call.number})
 
-    def abandon(self) -> None:
-        """Have the process ended soon. Waits for nothing, so finalizers may call it."""
-        self._closing.set()
+    def abandon(self, number: int) -> None:
+        """Have an engine closed soon. Waits for nothing, so finalizers may call it."""
+        self._openings.forget(number)
 
-    def close(self) -> None:
-        """End the process. Calls in flight fail, and so do later ones."""
-        self._closing.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+    def quit(self, number: int) -> None:
+        """Close an engine. With the last one the process ends, and the calls in flight fail."""
+        with self.calls.lock:
+            life = self._life
+            last = self._openings.drop(number)
+            if last:
+                self._closing.set()
+        if last:
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+        elif life is not None:
+            _order(life, {"close": number})
 
     def _refuse(self, ready: bool) -> None:
         if self.closed:
-            raise _closed()
+            raise closed()
         view = self.breaker.view()
         if view.state == OPEN and view.tried_again_in_s:
             raise CircuitOpen(self.name, view.tried_again_in_s)
@@ -123,7 +158,7 @@ class Supervisor:
 
     def _run(self) -> None:
         try:
-            while not self._closing.is_set():
+            while not self._ending():
                 try:
                     permit = self.breaker.admit()
                 except CircuitOpen as refusal:
@@ -134,18 +169,23 @@ class Supervisor:
                 self._live_once(permit)
         finally:
             self._closing.set()
-            self.calls.fail(_closed)
+            self.calls.fail(closed)
+
+    def _ending(self) -> bool:
+        for number in self._openings.forgotten():
+            self.quit(number)
+        return self._closing.is_set()
 
     def _live_once(self, permit: Permit) -> None:
         began = time.monotonic()
-        life = Life(self._opening, self._policy.beat_s)
+        life = Life(self._openings.all(), self._policy.beat_s)
         try:
             reason = self._live(life, began, permit)
         except OSError:
             reason = CRASHED
         with self.calls.lock:
             self._life = None
-        status = life.end()
+        status = life.end(self._policy.silent_s if reason == CLOSED else 0.0)
         if self._closing.is_set():
             return
         if reason == CRASHED and status == OUT_OF_MEMORY:
@@ -178,7 +218,7 @@ class Supervisor:
             return self._serve(life, selector, permit)
 
     def _load(self, life: Life, selector: selectors.BaseSelector, began: float) -> str | None:
-        while not self._closing.is_set():
+        while not self._ending():
             life.link.flush()
             if not selector.select(self._policy.beat_s):
                 if time.monotonic() - began > self._policy.load_s:
@@ -194,12 +234,11 @@ class Supervisor:
                     if not self.opened.done():
                         self.opened.set_result(frame["ready"])
                     return None
-        return CRASHED
+        return NOT_LOADED
 
     def _not_loaded(self, frame: Frame) -> None:
         if not self.opened.done():
-            kind = _KINDS.get(frame["exit_code"], EngineError)
-            self.opened.set_exception(kind(frame["not_loaded"]))
+            self.opened.set_exception(_not_opened(frame))
 
     def _take_over(self, life: Life) -> None:
         with self.calls.lock:
@@ -216,7 +255,7 @@ class Supervisor:
         watch = Watch(policy, ready)
         held = most = 0
         stable = False
-        while not self._closing.is_set():
+        while not self._ending():
             found = selector.select(policy.beat_s / 2)
             before, now = now, time.monotonic()
             if now - before > policy.beat_s:
@@ -239,7 +278,7 @@ class Supervisor:
                 permit.ended(failed=False, seconds=now - ready)
                 if self.breaker.view().state != "closed":
                     self.breaker.close()
-        return CRASHED
+        return CLOSED
 
     def _heard(
         self, frame: Frame, watch: Watch, now: float, memory: tuple[int, int]
@@ -267,9 +306,24 @@ def _order(life: Life, frame: Frame) -> None:
         return
 
 
-def _closed() -> Exception:
+def closed() -> Exception:
+    """What calls of an engine that was closed end with."""
     error: Exception = ConfigurationError("the engine is closed; open it again")
     return error
+
+
+def good(message: Frame | Exception) -> Frame:
+    """What came for a call, if it is no error."""
+    if isinstance(message, Exception):
+        raise message
+    if "error" in message:
+        raise error_of(message["error"])
+    return message
+
+
+def _not_opened(frame: Frame) -> ToolkitError:
+    kind = _KINDS.get(frame["exit_code"], EngineError)
+    return kind(frame["not_loaded"])
 
 
 def _before_ready(reason: str, status: int) -> str:
