@@ -3,6 +3,8 @@
     python -m benchmarks.engine [--models embedded,50m] [--workloads w1,w2,w3,w4,w5]
         [--concurrent 16,32] [--calls 64] [--rounds 3] [--json FILE]
 
+A model is "embedded", random weights of a size, or `NAME=FOLDER`: weights of one's own.
+
 Opponents: (a) `dspy.LM` over HTTP to `mlx_lm.server`, (b) mlx-lm's `BatchGenerator` in this
 process, its caches seeded with the prefix. All use the same fast BLAS and float32 on a CPU. They
 take turns, so that a busy machine slows all; of each the median round counts. Opponents generate
@@ -108,12 +110,13 @@ class Result:
         return f"{self.model} {self.workload} {self.concurrent}"
 
 
-def write_float32(name: str, folder: Path) -> Path:
+def write_float32(model: str, folder: Path) -> Path:
     """Write a model that all sides load alike: float32 on a CPU, room for long prompts."""
-    shutil.copytree(EMBEDDED_FOLDER, folder)
+    name, _, given = model.partition("=")
+    shutil.copytree(given or EMBEDDED_FOLDER, folder)
     config = json.loads((folder / "config.json").read_text())
     config["max_position_embeddings"] = CONTEXT
-    if name == "embedded":
+    if given or name == "embedded":
         weights = mx.load(str(folder / "model.safetensors"))
         weights = {key: value.astype(mx.float32) for key, value in weights.items()}
     else:
@@ -329,9 +332,10 @@ def _fastest(work: Callable[[], mx.array]) -> float:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[Result]:
-    for name in arguments.models.split(","):
+    for model in arguments.models.split(","):
+        name = model.partition("=")[0]
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_float32(name, Path(scratch) / name)
+            folder = write_float32(model, Path(scratch) / name)
             with serving(folder) as address:
                 sides = Sides(folder, address)
                 for key in arguments.workloads.split(","):

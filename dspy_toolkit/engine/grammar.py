@@ -42,13 +42,29 @@ class Grammar:
         self.tokenizer = tokenizer
         self._matcher = matcher
         self._eos = eos
+        self._begun: tuple[list[int], LLMatcher] | None = None
 
     def start(self, answer: list[int]) -> Guide:
         """A walk through the grammar that has come as far as `answer`."""
-        guide = Guide(self._matcher.deep_copy(), self._eos, self.tokenizer.vocab_size)
+        if not answer:
+            return self._begin()
+        guide = self._guide(self._matcher)
         for token in answer:
             guide.take(token)
         return guide
+
+    def _begin(self) -> Guide:
+        """A walk that knows what must come first: that is found once for all walks."""
+        if self._begun is None:
+            first = self._guide(self._matcher)
+            self._begun = first.forced(), first._matcher
+        tokens, matcher = self._begun
+        guide = self._guide(matcher)
+        guide._first = tokens
+        return guide
+
+    def _guide(self, matcher: LLMatcher) -> Guide:
+        return Guide(matcher.deep_copy(), self._eos, self.tokenizer.vocab_size)
 
 
 class Guide:
@@ -61,6 +77,7 @@ class Guide:
 
     def __init__(self, matcher: LLMatcher, eos: int, vocabulary: int) -> None:
         self._matcher = matcher
+        self._first: list[int] | None = None
         self.eos = eos
         self.vocabulary = vocabulary
 
@@ -80,6 +97,9 @@ class Guide:
 
     def forced(self) -> list[int]:
         """The tokens that must come next, which the walk then has taken."""
+        if self._first is not None:
+            tokens, self._first = self._first, None
+            return list(tokens)
         tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
         for token in tokens:
             self.take(token)

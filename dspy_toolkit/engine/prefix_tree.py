@@ -200,8 +200,8 @@ class PrefixTree(Generic[Payload]):
     def _make_room(self, cost: int, keep: list[_Node[Payload]]) -> bool:
         if cost > self.budget_bytes:
             return False
-        spare = (node for node in list(self._order) if not node.holds and node not in keep)
         while self.stored_bytes + cost > self.budget_bytes:
+            spare = (node for node in self._order if not node.holds and node not in keep)
             oldest = next(spare, None)
             if oldest is None:
                 return False

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
+from dspy_toolkit.engine.rotary import share_angles
 from dspy_toolkit.engine.seams import bind, on_cpu
 from dspy_toolkit.engine.slots import Slots
 from dspy_toolkit.engine.source import one_line
@@ -79,6 +80,8 @@ class Runner:
         self._ended = [part for part in (self._norm, _around_last_mlp(model)) if part is not None]
         self.slots = Slots(windows)
         bind(model)
+        if cpu:
+            share_angles(model)
         self.token_bytes = 0
         # Copied tokens lie out of order, of which a window would have to know.
         self.least_lent = 1 if any(windows) else _LEAST_LENT

@@ -17,8 +17,8 @@ from dspy_toolkit.engine.attention import Shared
 from dspy_toolkit.engine.stretches import Borrowed, Lent, Span, Stretch, spans
 
 _GROWTH = 128
-# Widest step whose tokens are written to all rows in one go, unchosen ones included; wider ones
-# are written row by row.
+# Widest step whose tokens are written one by one, for all rows in one go; wider ones are written row
+# by row.
 _NARROW = 4
 
 
@@ -42,7 +42,8 @@ class Slots:
         in_order: whether the chosen slots are neighbours, in order.
         together: (first, one past last) of the chosen slots, where they are neighbours and write
             at the same place.
-        index: places to write at for every row, where they are neighbours and few tokens come.
+        index: slot and place of every new token, (rows, 1) and (rows, width), where rows do not
+            write together and few tokens come.
     """
 
     def __init__(self, windows: Sequence[int | None]) -> None:
@@ -60,7 +61,7 @@ class Slots:
         self.spans: list[Span] = []
         self.in_order = True
         self.together: tuple[int, int] | None = None
-        self.index: mx.array | None = None
+        self.index: tuple[mx.array, mx.array] | None = None
 
     def take(self, lent: Lent | None = None) -> int:
         """Reserve the first free slot, for a row that looks back at `lent`."""
@@ -156,14 +157,9 @@ class Slots:
         self.spans = spans([self.lent[slot] for slot in slots])
         self.together = (first, last) if self.in_order and same else None
         self.index = None
-        if self.in_order and not same and width <= _NARROW:
-            self.index = self._index(width)
-
-    def _index(self, width: int) -> mx.array:
-        """Where every row there is room for would write: (rows, 1, width, 1)."""
-        starts = np.zeros(self.room[0], dtype=np.int32)
-        starts[: len(self.lengths)] = [length or 0 for length in self.lengths]
-        return mx.array((starts[:, None] + np.arange(width, dtype=np.int32))[:, None, :, None])
+        if self.together is None and width <= _NARROW:
+            places = np.array(self.starts)[:, None] + np.arange(width)
+            self.index = mx.array(self.chosen)[:, None], mx.array(places)
 
     def _make_room(self, tokens: int) -> None:
         self.room = (
@@ -340,12 +336,8 @@ class LayerSlots:
             start = slots.starts[0]
             held[first:last, :, start : start + width] = new
         elif slots.index is not None:
-            first = slots.chosen[0]
-            rest = held.shape[0] - first - len(slots.chosen)
-            padded = mx.pad(new, [(first, rest), (0, 0), (0, 0), (0, 0)])
-            held = mx.put_along_axis(
-                held, mx.broadcast_to(slots.index, padded.shape), padded, axis=2
-            )
+            rows, places = slots.index
+            held[rows, :, places] = new.swapaxes(1, 2)
         else:
             for row, (slot, start) in enumerate(zip(slots.chosen, slots.starts, strict=True)):
                 held[slot : slot + 1, :, start : start + width] = new[row : row + 1]
