@@ -17,8 +17,8 @@ from dspy_toolkit.engine.attention import Shared
 from dspy_toolkit.engine.stretches import Borrowed, Lent, Span, Stretch, spans
 
 _GROWTH = 128
-# Widest step whose tokens are written one by one, for all rows in one go; wider ones are written row
-# by row.
+# Widest step whose tokens are written one by one, for all rows in one go; wider ones are written
+# row by row.
 _NARROW = 4
 
 
