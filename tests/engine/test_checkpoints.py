@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
 
 
+# mlx-lm goes over its linear attention token by token on a CPU.
+SLOW = pytest.param("qwen3_next", marks=pytest.mark.slow)
+
+
 def said(engine: MlxEngine, texts: list[str], threads: int) -> list[str | None]:
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda t: engine.complete(ask(t, "You answer.")).text, texts))
@@ -42,7 +46,7 @@ def test_greedy_output_is_mlx_lms_whatever_is_stored(
     engine.close()
 
 
-@pytest.mark.parametrize("which", ["mamba", "lfm2"])
+@pytest.mark.parametrize("which", ["mamba", "lfm2", SLOW, "falcon_h1"])
 def test_what_prompts_begin_with_is_read_twice_at_most(
     which: str, tmp_path: Path, settings: Settings
 ) -> None:
@@ -61,6 +65,22 @@ def test_what_prompts_begin_with_is_read_twice_at_most(
     assert stats.prefix_bytes > 0
     assert facts.unshared is not None
     assert "checkpoint" in facts.unshared
+
+
+@pytest.mark.parametrize("which", [SLOW, "falcon_h1"])
+def test_memories_of_two_kinds_go_on_from_a_checkpoint(
+    which: str, tmp_path: Path, settings: Settings
+) -> None:
+    folder = write_architecture(tmp_path / which, which)
+    texts = sharing(6)
+    expected = [text for text, _ in reference(folder, texts, 6)]
+    engine = open_engine(str(folder), EngineOptions(max_tokens=6), settings)
+    given = said(engine, texts, 6)
+    reused = engine.stats().reused
+    engine.close()
+
+    assert given == expected
+    assert reused > 0
 
 
 def test_checkpoints_stay_within_their_budget_and_the_latest_stay(tmp_path: Path) -> None:
