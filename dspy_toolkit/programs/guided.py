@@ -20,7 +20,6 @@ from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.chat_grammar import chat_grammar, chat_options, cut_field
 from dspy_toolkit.programs.checked import CheckedChat, CheckedJSON
 from dspy_toolkit.programs.evidence import as_evidence, without_evidence
-from dspy_toolkit.programs.formatted import Formatted
 from dspy_toolkit.programs.json_grammar import cut_key, json_grammar, json_options
 from dspy_toolkit.programs.value_grammar import Weighed
 from dspy_toolkit.programs.weighed import PROBABILITIES
@@ -178,13 +177,13 @@ class _Guided:
         )
 
 
-class GuidedChat(_Guided, Formatted, CheckedChat):
+class GuidedChat(_Guided, CheckedChat):
     """Answers under `[[ ## field ## ]]` markers, held to the fields' types on the way."""
 
     _form = CHAT
 
 
-class GuidedJSON(_Guided, Formatted, CheckedJSON):
+class GuidedJSON(_Guided, CheckedJSON):
     """Answers as one JSON object, held to the fields' types on the way."""
 
     _form = JSON

@@ -32,7 +32,7 @@ DEMO: dict[str, Any] = {
     "team": "atlas",
     "place": None,
 }
-PEERS = {"guided": dspy.ChatAdapter(), "guided_json": dspy.JSONAdapter()}
+PEERS = {"guided": dspy.ChatAdapter(), "guided_json": dspy.JSONAdapter(), "xml": dspy.XMLAdapter()}
 
 
 def same(name: str, signature: Any, demos: list[dict[str, Any]]) -> bool:
