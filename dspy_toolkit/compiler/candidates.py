@@ -21,7 +21,7 @@ from dspy_toolkit.errors import StorageError
 from dspy_toolkit.events import CandidateScored, Event, emit
 from dspy_toolkit.programs.calls import CallTally
 from dspy_toolkit.programs.limits import Cost
-from dspy_toolkit.store.files import write_text
+from dspy_toolkit.store.files import storage_errors, write_text
 
 FILE = "candidates.jsonl"
 
@@ -146,7 +146,7 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
 
 
 class CandidateLog:
-    """Hears of a run's candidates and keeps file and plot up to date, whole at any moment.
+    """Hears of a run's candidates and keeps file and plot up to date.
 
     What cannot be written is noted, since events must not fail; `check` raises.
     """
@@ -154,20 +154,29 @@ class CandidateLog:
     def __init__(self, folder: Path, run: str) -> None:
         self._folder = folder
         self._run = run
-        self._scored: list[CandidateScored] = []
+        self._points: list[Point] = []
         self._failure: StorageError | None = None
 
     def __call__(self, event: Event) -> None:
         """Keep a candidate, unless it belongs to another run."""
         if not isinstance(event, CandidateScored) or event.run != self._run:
             return
-        self._scored.append(event)
-        lines = [{**asdict(each), "scores": list(each.scores)} for each in self._scored]
+        self._points.append(_point(event))
+        line = f"{json.dumps(asdict(event))}\n"
         try:
-            write_text(self._folder / FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
-            write_text(self._folder / PLOT, score_plot(self._run, [*map(_point, self._scored)]))
+            self._add(line)
+            write_text(self._folder / PLOT, score_plot(self._run, self._points))
         except StorageError as error:
             self._failure = error
+
+    def _add(self, line: str) -> None:
+        place = self._folder / FILE
+        if len(self._points) == 1:
+            # A run that goes on tells all of them again.
+            write_text(place, line)
+            return
+        with storage_errors(place), place.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def check(self) -> None:
         """Raise `StorageError` if a candidate could not be kept."""

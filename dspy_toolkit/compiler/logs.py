@@ -27,15 +27,18 @@ from dspy_toolkit.store.files import storage_errors
 
 PEOPLE = "run.log"
 MACHINES = "events.jsonl"
+FLUSH_EVERY_S = 1.0
 
 # Calls that end so did not fail: the run was ending, and says why itself.
 _BROKEN_OFF = (STOPPED, KeyboardInterrupt.__name__)
 
 
 class RunLogs:
-    """Hears events and writes both logs, line by line.
+    """Hears events and writes both logs, the one for people line by line.
 
-    A line that cannot be written is lost silently, since events must not fail; `check` raises.
+    Machines get what is a second old, and all of it at the end: every line written by itself
+    would let the thread that made a call wait for the interpreter once more. A line that cannot
+    be written is lost silently, since events must not fail; `check` raises.
     """
 
     def __init__(self, folder: Path, run: str, clock: Callable[[], float] = time.time) -> None:
@@ -46,7 +49,8 @@ class RunLogs:
         self._failure: OSError | None = None
         with storage_errors(folder):
             self._people = (folder / PEOPLE).open("a", encoding="utf-8", buffering=1)
-            self._machines = (folder / MACHINES).open("a", encoding="utf-8", buffering=1)
+            self._machines = (folder / MACHINES).open("a", encoding="utf-8")
+        self._flushed_at = clock()
 
     def __call__(self, event: Event) -> None:
         """Log an event of this run, or one that belongs to the process as a whole."""
@@ -58,6 +62,7 @@ class RunLogs:
         text = _told(event)
         with self._lock:
             self._write(self._machines, json.dumps(record, ensure_ascii=False))
+            self._flush(at)
             if text is not None:
                 self._write(self._people, f"{_stamp(at)} {text}")
 
@@ -87,6 +92,15 @@ class RunLogs:
             return
         try:
             file.write(f"{line}\n")
+        except OSError as error:
+            self._failure = self._failure or error
+
+    def _flush(self, at: float) -> None:
+        if self._machines.closed or at - self._flushed_at < FLUSH_EVERY_S:
+            return
+        self._flushed_at = at
+        try:
+            self._machines.flush()
         except OSError as error:
             self._failure = self._failure or error
 

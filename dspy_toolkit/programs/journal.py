@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ def _described(value: Any) -> Any:
 
 
 def _written(record: CallRecord) -> dict[str, Any]:
-    return {key: value for key, value in asdict(record).items() if value is not None}
+    return {key: value for key, value in vars(record).items() if value is not None}
 
 
 def _read(values: Mapping[str, Any]) -> CallRecord:
