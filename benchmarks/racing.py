@@ -4,7 +4,8 @@
     python benchmarks/racing.py --examples     # the examples, on the embedded model
     python benchmarks/racing.py --examples --only ticket_triage --seeds 3
     python benchmarks/racing.py --examples --only order_extraction --model FOLDER \\
-        --format guided --max-tokens 160 --validation 30 --test 100 --home FOLDER
+        --format guided --max-tokens 112 --train 16 --validation 16 --test 64 --demos 4 \\
+        --home FOLDER
 
 With `--home` a benchmark that was cut short goes on where it ended.
 
@@ -24,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class Trials:
     model: str = "embedded"
     format: str | None = None
     max_tokens: int | None = None
+    demos: int | None = None
+    train: int | None = None
     validation: int | None = None
     test: int | None = None
     home: Path | None = None
@@ -73,14 +76,14 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="any model reference")
     parser.add_argument("--format", help="prompt format of the examples")
     parser.add_argument("--max-tokens", type=int, help="of an answer")
+    parser.add_argument("--demos", type=int, help="most in a prompt, one of them bootstrapped")
+    parser.add_argument("--train", type=int, help="train examples to take")
     parser.add_argument("--validation", type=int, help="validation examples to take")
     parser.add_argument("--test", type=int, help="test examples to take")
     parser.add_argument("--home", type=Path, help="kept, and gone on with another time")
     asked = parser.parse_args()
     if asked.examples:
-        trials = Trials(
-            asked.model, asked.format, asked.max_tokens, asked.validation, asked.test, asked.home
-        )
+        trials = Trials(**{each.name: getattr(asked, each.name) for each in fields(Trials)})
         lines = on_examples(asked.only or EXAMPLES, asked.seeds, trials)
     else:
         lines = iter(on_matrices(asked.matrices, asked.seed))
@@ -166,6 +169,8 @@ def example_row(name: str, seed: int, settings: Settings, trials: Trials) -> str
     if too_small(task, trials):
         # A model that is too small talks until it is stopped.
         options |= {"max_labeled_demos": 2, "max_bootstrapped_demos": 1}
+    if trials.demos:
+        options |= {"max_labeled_demos": trials.demos, "max_bootstrapped_demos": 1}
     searched = 3 + int(options["num_candidate_programs"])
     demos = options["max_labeled_demos"]
     ways: list[tuple[str, dict[str, Any]]] = [
@@ -186,9 +191,10 @@ def example_row(name: str, seed: int, settings: Settings, trials: Trials) -> str
 def cut(name: str, place: Path, trials: Trials) -> Path:
     """A copy of an example's folder with the first lines of its splits."""
     shutil.copytree(ROOT / "examples" / name, place, dirs_exist_ok=True)
-    for split, count in (("validation", trials.validation), ("test", trials.test)):
+    for split in ("train", "validation", "test"):
         file = place / "data" / f"{split}.jsonl"
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[: getattr(trials, split)]))
     return place
 
 

@@ -28,6 +28,7 @@ from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.evaluate import evaluate_command
 from dspy_toolkit.cli.finetune import finetune_command
 from dspy_toolkit.cli.health import health_command
+from dspy_toolkit.cli.help_text import flowing
 from dspy_toolkit.cli.init import init_command
 from dspy_toolkit.cli.monitor import monitor_command
 from dspy_toolkit.cli.output import out, say
@@ -70,6 +71,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(heads.app, name="heads")
+flowing(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str | None, typer.Option(help="What to run on: embedded, a model folder, or a hub id.")
+    str | None,
+    typer.Option(metavar="MODEL", help="What to run on: embedded, a model folder, or a hub id."),
 ]
 Adapter = Annotated[
-    Path | None, typer.Option(help="A fine-tune laid over the model, made by mlx-lm.")
+    Path | None,
+    typer.Option(metavar="FOLDER", help="A fine-tune laid over the model, made by mlx-lm."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Examples in work at once.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Examples in work at once.")]
 Supervised = Annotated[
     bool | None,
     typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ First = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")]
 Second = Annotated[str, typer.Argument(metavar="OTHER", help="Id of the run to hold beside it.")]
 _FAILURES_SHOWN = 5
 _SHORT = 24
+_CANDIDATES_SHOWN = 24
 
 
 @app.command("list")
@@ -45,8 +46,7 @@ def list_command(
     if json:
         out_json({"runs": facts})
         return
-    columns = ("run", "status", "before", "after", "verdict", "calls", "seconds")
-    table("", columns, map(_row, facts))
+    table("", ("run", "came to", "before", "after", "calls"), map(_row, facts))
     if len(facts) == limit:
         say(f"the newest {limit}; more with --limit")
 
@@ -266,6 +266,8 @@ def _show_candidate(row: CandidateRecord, json: bool) -> None:
         out(f"  {step['instructions']}")
         for demo in step["demos"]:
             out(f"  - {demo}")
+        for field, how in step.get("decisions", {}).items():
+            out(f"  {field}: {how}")
     lines = ((each["example"], f"{each['score']:g}", each["error"] or "") for each in row.examples)
     table("", ("example", "score", "error"), lines)
 
@@ -273,12 +275,17 @@ def _show_candidate(row: CandidateRecord, json: bool) -> None:
 def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         facts["run"],
-        facts["status"],
+        _outcome(facts),
         *("" if facts[key] is None else percent(facts[key]) for key in ("baseline", "compiled")),
-        facts["verdict"] or "",
         str(facts["calls"]["made"]) if facts["calls"] else "",
-        "" if facts["seconds"] is None else f"{facts['seconds']:.1f}",
     )
+
+
+def _outcome(facts: Mapping[str, Any]) -> str:
+    """The verdict of a finished run, the status of another; short, so that a row is one line."""
+    if facts["status"] == "finished" and facts["verdict"]:
+        return str(facts["verdict"]).removesuffix(" better")
+    return str(facts["status"])
 
 
 def _story(run: Run) -> Iterable[tuple[str, str]]:
@@ -297,7 +304,7 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
     if "gate" in report:
         yield "verdict", verdict(report["gate"])
     if report.get("candidates"):
-        yield "candidates", ", ".join(map(percent, report["candidates"]))
+        yield "candidates", _candidates(report["candidates"])
     if facts["calls"]:
         yield "model calls", calls(facts["calls"])
     if facts["seconds"] is not None:
@@ -305,6 +312,13 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
     yield "folder", shown(run.folder) if run.folder.is_dir() else "removed"
     if run.plot.is_file():
         yield "plot", shown(run.plot)
+
+
+def _candidates(scores: Sequence[float]) -> str:
+    """All of them, or how many and from where to where."""
+    if len(scores) <= _CANDIDATES_SHOWN:
+        return ", ".join(map(percent, scores))
+    return f"{len(scores)}, from {percent(min(scores))} to {percent(max(scores))}"
 
 
 def _score(report: Mapping[str, Any], key: str) -> str:

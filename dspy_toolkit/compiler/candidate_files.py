@@ -22,7 +22,8 @@ class CandidateRecord:
     Attributes:
         candidate: counted from 1.
         score: mean over `examples`, in [0, 1].
-        prompts: of each step of the program its name, instructions and demonstrations.
+        prompts: of each step of the program its name, instructions and demonstrations, and how
+            its decisions are made where that is fitted.
         examples: where each one stands, its score, and why the program failed on it, or None.
     """
 

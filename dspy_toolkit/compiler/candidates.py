@@ -76,15 +76,24 @@ class CandidateWatch(BaseCallback):  # type: ignore[misc]  # DSPy ships no types
         if outputs is None:
             return
         scored = [(example, float(score)) for example, *_, score in outputs.results]
-        spent = self.spent() - before
-        self.lead(program, [score for _, score in scored], spent, len(scored))
-        self.tell(program, scored, last_failures())
+        self.scored(program, scored, last_failures(), self.spent() - before)
 
     def spent(self) -> Cost:
         """What was spent so far, for `lead`, where an optimizer scores candidates by itself."""
         ledger = self._tally.ledger
         seconds = 0.0 if ledger is None else ledger.spent.seconds
         return replace(self._tally.asked, seconds=seconds)
+
+    def scored(
+        self,
+        program: dspy.Module,
+        scored: Sequence[tuple[dspy.Example, float]],
+        failed: Mapping[int, str],
+        spent: Cost,
+    ) -> None:
+        """A candidate was scored by itself, at this cost; see `tell` and `lead`."""
+        self.lead(program, [score for _, score in scored], spent, len(scored))
+        self.tell(program, scored, failed)
 
     def lead(self, program: dspy.Module, found: Sequence[float], spent: Cost, scored: int) -> None:
         """A candidate is ahead of those scored with it, or alone.
@@ -190,12 +199,13 @@ def _point(scored: CandidateScored) -> Point:
 
 
 def _prompts(program: dspy.Module) -> list[dict[str, Any]]:
-    """Instructions and demonstrations of every step of a program, as JSON values."""
+    """Instructions, demonstrations and fitted decisions of a program's steps, as JSON values."""
     steps = [
         {
             "step": name,
             "instructions": step.signature.instructions,
             "demos": [dict(demo) for demo in step.demos],
+            **({"decisions": step.fields} if step.fields else {}),
         }
         for name, step in program.named_predictors()
     ]

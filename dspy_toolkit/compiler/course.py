@@ -20,7 +20,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput
 from dspy_toolkit.programs.limits import MAX_FAILURES, Budget, read_budget
 from dspy_toolkit.store.files import read_json, sha256_bytes, sha256_file, write_json
-from dspy_toolkit.store.history import FAILED, FINISHED, INTERRUPTED
+from dspy_toolkit.store.history import FAILED, FINISHED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
     from dspy_toolkit.compiler.job import Job
@@ -94,6 +94,21 @@ class Start:
     forked: Run | None = None
 
 
+def check_course(course: Course, settings: Settings) -> None:
+    """Refuse a run that cannot go on, whatever it was a run of.
+
+    Raises:
+        NotFound: it does not exist. InvalidInput: it is finished, or another process works on it.
+    """
+    if course.resume is None or course.fork:
+        return
+    found = find_run(settings, course.resume)
+    if found.status == FINISHED:
+        raise InvalidInput(f"run {found.row.id} is finished; compile again")
+    if found.status == RUNNING:
+        raise InvalidInput(f"run {found.row.id} is being worked on by another process; wait for it")
+
+
 def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Start:
     """Decide where a job begins.
 
@@ -108,13 +123,10 @@ def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Star
     found = find_run(settings, course.resume)
     if course.fork:
         return Start(plan, forked=found)
-    same = found.status == BUDGET and plan.asked.get("budget") == read_plan(found).asked.get(
-        "budget"
-    )
-    if found.status == FINISHED or same:
-        why = "spent its budget; give it a larger one" if same else "is finished; compile again"
-        raise InvalidInput(f"run {found.row.id} {why}")
-    changed = changes(read_plan(found).facts, plan.facts)
+    before = read_plan(found)
+    if found.status == BUDGET and plan.asked.get("budget") == before.asked.get("budget"):
+        raise InvalidInput(f"run {found.row.id} spent its budget; give it a larger one")
+    changed = changes(before.facts, plan.facts)
     if changed:
         raise InvalidInput(
             f"run {found.row.id} cannot go on: {'; '.join(changed)} since it began; undo that, or "

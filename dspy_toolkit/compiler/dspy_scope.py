@@ -21,14 +21,20 @@ import dspy.evaluate.evaluate
 import dspy.predict.parallel
 import dspy.teleprompt.bootstrap
 import dspy.teleprompt.reanchor.calibrate
+import dspy.teleprompt.simba
 import gepa.core.engine
+from dspy.teleprompt.simba_utils import wrap_program
 from dspy.utils.parallelizer import ParallelExecutor
 
 T = TypeVar("T")
 UNLIMITED = 10**9
 """As `max_errors`: a failed example scores 0, and none of them ends the run."""
 
+Heard = Callable[[Sequence[Any], Sequence[Any], Mapping[int, str]], None]
+"""Hears a list of items, what came of each, and why some failed, by their numbers."""
+
 _KEY = "dspy_toolkit_output"
+_heard: ContextVar[Heard | None] = ContextVar("dspy_toolkit_heard", default=None)
 _failures: ContextVar[Mapping[int, str] | None] = ContextVar("dspy_toolkit_failures", default=None)
 _lock = threading.Lock()
 _undo = ExitStack()
@@ -80,6 +86,7 @@ def _enter() -> None:
             (dspy.evaluate.evaluate, "ParallelExecutor", _patient),
             (dspy.predict.parallel, "ParallelExecutor", _patient),
             (dspy.teleprompt.reanchor.calibrate, "scores", _tolerant_scores),
+            (dspy.teleprompt.simba, "wrap_program", Wrapped),
             (dspy.teleprompt.bootstrap, "tqdm", _NoBar),
             (gepa.core.engine, "tqdm", partial(bar, disable=True)),
             (sys, "stdout", _Routed(sys.stdout)),
@@ -95,11 +102,30 @@ def last_failures() -> Mapping[int, str]:
     return _failures.get() or {}
 
 
+@contextmanager
+def hearing(heard: Heard) -> Iterator[None]:
+    """Tell of each list that this thread has had worked on, when it is done."""
+    token = _heard.set(heard)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
+
+
 class _Patient(ParallelExecutor):  # type: ignore[misc]  # DSPy ships no types
     def execute(self, function: Any, data: Any) -> Any:
-        results = super().execute(function, data)
+        heard = _heard.get()
+        # What a program itself has worked on at once is not meant.
+        token = _heard.set(None)
+        try:
+            results = super().execute(function, data)
+        finally:
+            _heard.reset(token)
         failed = self.exceptions_map.items()
-        _failures.set({index: failure_line(error) for index, error in failed})
+        failures = {index: failure_line(error) for index, error in failed}
+        _failures.set(failures)
+        if heard is not None:
+            heard(data, results, failures)
         return results
 
 
@@ -120,14 +146,33 @@ def _tolerant_scores(
     """As ReAnchor's own, but an example on which the program fails scores 0."""
 
     def one(example: Any) -> float:
-        try:
-            with dspy.context(trace=[]):
-                prediction = program(**example.inputs())
-        except Exception:  # noqa: BLE001  # programs and engines may raise anything
-            return 0.0
+        with dspy.context(trace=[]):
+            prediction = program(**example.inputs())
         return float(metric(example, prediction))
 
-    return list(patient_executor(num_threads or dspy.settings.num_threads).execute(one, examples))
+    found = patient_executor(num_threads or dspy.settings.num_threads).execute(one, examples)
+    return [0.0 if score is None else score for score in found]
+
+
+class Wrapped:
+    """A program as SIMBA wraps it, which also says what it wraps and why it failed."""
+
+    def __init__(self, program: Any, metric: Any) -> None:
+        self.program = program
+        self._metric = metric
+
+    def __call__(self, example: Any) -> dict[str, Any]:
+        """The answer and its score, as SIMBA takes them, and under `failure` why there is none."""
+        why: list[str] = []
+
+        def asked(**inputs: Any) -> Any:
+            try:
+                return self.program(**inputs)
+            except Exception as error:
+                why.append(failure_line(error))
+                raise
+
+        return {**wrap_program(asked, self._metric)(example), "failure": why[0] if why else None}
 
 
 class _NoBar:

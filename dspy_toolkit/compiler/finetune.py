@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from dspy.teleprompt import BootstrapFinetune
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import evaluate
-from dspy_toolkit.compiler.job import CompileResult, Job, execute
+from dspy_toolkit.compiler.job import CompileResult, Job
+from dspy_toolkit.compiler.opening import open_model
 from dspy_toolkit.compiler.optimizers import Cost, Optimizer
+from dspy_toolkit.compiler.preparing import keep_task
 from dspy_toolkit.compiler.rival import load_rival
-from dspy_toolkit.compiler.run import CompileOptions, compile_task, open_model
+from dspy_toolkit.compiler.run import CompileOptions, compile_task
+from dspy_toolkit.compiler.stages import execute
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import Artifact
@@ -24,9 +28,7 @@ from dspy_toolkit.programs.calls import CallTally, counted
 from dspy_toolkit.programs.finetune_provider import TrainAdapter, tunable
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
-from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
-from dspy_toolkit.registry.toml_text import to_toml
-from dspy_toolkit.store.files import copy_files, write_text
+from dspy_toolkit.programs.task import Task
 
 NAME = "bootstrap_finetune"
 
@@ -104,7 +106,7 @@ def finetune_task(
         compiled = execute(
             _job(task, teacher, tuned, traces, asked, chosen),
             chosen,
-            fill=lambda place: _fill(task, place),
+            fill=partial(keep_task, task),
             output=asked.output,
         )
     finally:
@@ -221,9 +223,3 @@ def _job(
         alpha=CompileOptions().alpha,
         keep_anyway=asked.keep_anyway,
     )
-
-
-def _fill(task: Task, place: Path) -> None:
-    copy_files(dict.fromkeys((*task.files, *task.plan.sources())), task.folder, place)
-    if task.signature is not None:
-        write_text(place / KEPT_SIGNATURE, to_toml(task.signature))

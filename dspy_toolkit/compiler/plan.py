@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -14,17 +12,18 @@ import dspy
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import evaluate
-from dspy_toolkit.compiler.job import sizes_of
-from dspy_toolkit.compiler.optimizers import Optimizer, shuffled
+from dspy_toolkit.compiler.job import Job
+from dspy_toolkit.compiler.optimizers import shuffled
+from dspy_toolkit.compiler.options import CompileOptions
+from dspy_toolkit.compiler.preparing import task_job
 from dspy_toolkit.compiler.prompt_sizes import Rendered, rendered
-from dspy_toolkit.compiler.run import CompileOptions, open_model, optimizer_for
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine import describe_model
 from dspy_toolkit.events import CallFinished, Event, subscribed
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, counted
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, chosen_model
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.remote_lm import PREFIX
 from dspy_toolkit.programs.task import Task
 
@@ -126,36 +125,31 @@ def plan_task(
         As `compile_task`, for all that is checked before its first call.
     """
     chosen, asked = settings or load_settings(), options or CompileOptions()
-    row, settled = optimizer_for(task, asked)
-    opened = partial(open_model, task, chosen)
-    threads = asked.threads or chosen.threads
     with (
-        closing(task.metric),
-        chosen_model(asked.lm, asked.model, asked.adapter, opened) as lm,
+        task_job(task, asked, chosen, helpers=False) as job,
         corrected(lambda line: None),
-        dspy.context(adapter=prompt_format(asked.format or task.format), num_threads=threads),
+        dspy.context(adapter=prompt_format(job.format), num_threads=job.threads),
         under(chosen),
     ):
-        program, train = task.program(), shuffled(list(task.data.train.examples), asked.seed)
-        shown = _shown(settled)
-        prompts = rendered(program, train, shown, lm)
-        pace = _probed(task, program, train[: shown + probe], shown, lm, threads)
-        steps, notes = _steps(task, row, settled, prompts, pace, tokens_per_second)
+        train, shown = shuffled(list(job.data.train.examples), job.seed), _shown(job.options)
+        prompts = rendered(job.program, train, shown, job.lm)
+        pace = _probed(job, train[: shown + probe], shown)
+        steps, notes = _steps(job, prompts, pace, tokens_per_second)
         return Plan(
-            task=asked.name or task.name,
-            optimizer=row.name,
-            options=settled,
-            model=lm.source.reference if lm.source else str(lm.model),
+            task=job.name,
+            optimizer=job.optimizer.name,
+            options=dict(job.options),
+            model=job.model,
             teacher=_name(asked.teacher or task.teacher),
             prompt_model=_name(asked.prompt_model or task.prompt_model),
             steps=steps,
             probe_calls=pace.calls if pace else 0,
-            memory_bytes=_memory(lm, prompts, pace, threads, chosen),
+            memory_bytes=_memory(job, prompts, pace, chosen),
             notes=notes,
         )
 
 
-def _shown(options: dict[str, Any]) -> int:
+def _shown(options: Mapping[str, Any]) -> int:
     return next((int(options[name]) for name in _DEMOS if options.get(name)), 0)
 
 
@@ -163,19 +157,12 @@ def _name(model: str | LocalLM | None) -> str | None:
     return model if model is None or isinstance(model, str) else str(model.model)
 
 
-def _probed(
-    task: Task,
-    program: dspy.Module,
-    examples: Sequence[dspy.Example],
-    shown: int,
-    lm: LocalLM,
-    threads: int,
-) -> _Pace | None:
+def _probed(job: Job, examples: Sequence[dspy.Example], shown: int) -> _Pace | None:
     """Answer the last of the examples, with the first ones shown."""
     asked = examples[shown:] or examples[:1]
     if len(examples) <= shown:
         return None
-    program = program.deepcopy()
+    program = job.program.deepcopy()
     for predictor in program.predictors():
         predictor.demos = list(examples[:shown])
     calls: list[CallFinished] = []
@@ -185,11 +172,11 @@ def _probed(
             calls.append(event)
 
     tally = CallTally("probe")
-    with subscribed(note), counted(tally), dspy.context(lm=lm.copy(cache=False)):
+    with subscribed(note), counted(tally), dspy.context(lm=job.lm.copy(cache=False)):
         started = time.perf_counter()
-        found = evaluate(program, asked, task.metric, threads=threads)
+        found = evaluate(program, asked, job.metric, threads=job.threads)
         seconds = time.perf_counter() - started
-    good = [outcome.score >= task.metric.threshold for outcome in found.outcomes]
+    good = [outcome.score >= job.metric.threshold for outcome in found.outcomes]
     made = max(1, len(calls))
     return _Pace(
         calls=len(calls),
@@ -200,18 +187,13 @@ def _probed(
 
 
 def _steps(
-    task: Task,
-    row: Optimizer,
-    options: dict[str, Any],
-    prompts: Rendered,
-    pace: _Pace | None,
-    rate: float | None,
+    job: Job, prompts: Rendered, pace: _Pace | None, rate: float | None
 ) -> tuple[tuple[Step, ...], tuple[str, ...]]:
-    sizes = sizes_of(task.data, task.program())
+    row, sizes = job.optimizer, job.sizes
     if pace is not None:
         sizes = replace(sizes, good=pace.good)
-    cost = row.cost(options, sizes)
-    test = len(task.data.test.examples) * sizes.predictors
+    cost = row.cost(job.options, sizes)
+    test = len(job.data.test.examples) * sizes.predictors
 
     def step(phase: str, calls: int, prompt: float) -> Step:
         answers = None if pace is None else round(calls * pace.answer_tokens)
@@ -241,11 +223,10 @@ def _steps(
     return steps, tuple(notes)
 
 
-def _memory(
-    lm: LocalLM, prompts: Rendered, pace: _Pace | None, threads: int, settings: Settings
-) -> int | None:
-    if lm.source is None or lm.source.reference.startswith(PREFIX):
+def _memory(job: Job, prompts: Rendered, pace: _Pace | None, settings: Settings) -> int | None:
+    source = job.lm.source
+    if source is None or source.reference.startswith(PREFIX):
         return None
-    facts = describe_model(lm.source.reference, settings=settings)
+    facts = describe_model(source.reference, settings=settings)
     longest = prompts.longest + (pace.answer_tokens if pace else 0)
-    return round(facts.weight_bytes + threads * longest * (facts.cache_bytes_per_token or 0))
+    return round(facts.weight_bytes + job.threads * longest * (facts.cache_bytes_per_token or 0))

@@ -25,7 +25,7 @@ Pair: TypeAlias = tuple[int, int]
 Score: TypeAlias = Callable[[Sequence[Pair]], Sequence[float]]
 """Scores pairs of a candidate and an example, in [0, 1]."""
 
-Lead: TypeAlias = Callable[[int, Sequence[float]], None]
+Heard: TypeAlias = Callable[[int, Sequence[float]], None]
 """Hears a candidate and its scores."""
 
 RACING, BEATEN, ASIDE = "racing", "beaten", "set aside"
@@ -83,7 +83,12 @@ class Race:
 
 
 def race(
-    score: Score, candidates: int, examples: int, rules: Rules, lead: Lead | None = None
+    score: Score,
+    candidates: int,
+    examples: int,
+    rules: Rules,
+    lead: Heard | None = None,
+    left: Heard | None = None,
 ) -> Race:
     """Find the best candidate.
 
@@ -96,6 +101,8 @@ def race(
             order of their numbers: shuffle them before.
         rules: budget and error rate.
         lead: told who is ahead after each block.
+        left: told of each candidate when it leaves, and of those that race to the end, the best
+            of them last; also where `score` raises.
 
     Raises:
         ValueError: there is no candidate or no example.
@@ -109,27 +116,72 @@ def race(
     """
     if candidates < 1 or examples < 1:
         raise ValueError(f"a race needs candidates and examples, got {candidates} and {examples}")
-    seen = np.full((candidates, examples), np.nan)
-    ended = [RACING] * candidates
-    alive, done, spent = list(range(candidates)), 0, 0
-    while done < examples and (len(alive) > 1 or done == 0):
-        if done and rules.budget - spent < len(alive):
-            break
-        block = _block(len(alive), examples - done, rules.budget - spent)
-        pairs = [(each, at) for each in alive for at in range(done, done + block)]
-        for (each, at), value in zip(pairs, score(pairs), strict=True):
-            seen[each, at] = value
-        done, spent = done + block, spent + len(pairs)
-        beaten = _beaten(seen[alive, :done], math.log(max(1, candidates - 1) / rules.alpha))
-        _leave(alive, [alive[row] for row in beaten], ended, BEATEN)
-        order = sorted(alive, key=lambda each: (-_mean(seen[each, :done]), each))
-        if lead is not None:
-            lead(order[0], _given(seen[order[0]]))
-        if len(alive) * (examples - done) > rules.budget - spent:
-            _leave(alive, order[_fewer(len(alive)) :], ended, ASIDE)
-    return Race(
-        order[0], tuple(Lane(_given(row), end) for row, end in zip(seen, ended, strict=True))
-    )
+    field = _Field(candidates, examples, left)
+    spent = 0
+    try:
+        while field.done < examples and (len(field.alive) > 1 or not field.done):
+            if field.done and rules.budget - spent < len(field.alive):
+                break
+            block = _block(len(field.alive), examples - field.done, rules.budget - spent)
+            pairs = field.pairs(block)
+            field.take(pairs, score(pairs))
+            spent += len(pairs)
+            field.leave(field.beaten(rules.alpha), BEATEN)
+            order = field.ranked()
+            if lead is not None:
+                lead(order[0], field.scores(order[0]))
+            if len(field.alive) * (examples - field.done) > rules.budget - spent:
+                field.leave(order[_fewer(len(order)) :], ASIDE)
+    finally:
+        field.tell(field.ranked()[::-1])
+    return Race(order[0], field.lanes())
+
+
+class _Field:
+    """Those that still race, and what everyone scored."""
+
+    def __init__(self, candidates: int, examples: int, left: Heard | None) -> None:
+        self._seen = np.full((candidates, examples), np.nan)
+        self._ended = [RACING] * candidates
+        self._left = left
+        self.alive = list(range(candidates))
+        self.done = 0
+
+    def pairs(self, block: int) -> list[Pair]:
+        """Everyone on the next examples."""
+        return [(each, self.done + at) for each in self.alive for at in range(block)]
+
+    def take(self, pairs: Sequence[Pair], values: Sequence[float]) -> None:
+        for pair, value in zip(pairs, values, strict=True):
+            self._seen[pair] = value
+        self.done = pairs[-1][1] + 1
+
+    def beaten(self, alpha: float) -> list[int]:
+        """Those that another one is shown to be better than."""
+        line = math.log(max(1, len(self._seen) - 1) / alpha)
+        return [self.alive[row] for row in _beaten(self._seen[self.alive, : self.done], line)]
+
+    def leave(self, leaving: Sequence[int], why: str) -> None:
+        for each in leaving:
+            self.alive.remove(each)
+            self._ended[each] = why
+        self.tell(leaving)
+
+    def tell(self, leaving: Sequence[int]) -> None:
+        if self._left is not None and self.done:
+            for each in leaving:
+                self._left(each, self.scores(each))
+
+    def ranked(self) -> list[int]:
+        """The best of those that race first; of equals, the one with the lower number."""
+        return sorted(self.alive, key=lambda each: (-_mean(self.scores(each)), each))
+
+    def scores(self, candidate: int) -> tuple[float, ...]:
+        row = self._seen[candidate]
+        return tuple(float(value) for value in row[~np.isnan(row)])
+
+    def lanes(self) -> tuple[Lane, ...]:
+        return tuple(Lane(self.scores(row), end) for row, end in enumerate(self._ended))
 
 
 def _block(contenders: int, left: int, budget: int) -> int:
@@ -171,17 +223,7 @@ def _beaten(scores: NDArray[np.float64], line: float) -> list[int]:
     return losers if len(losers) < len(scores) else []
 
 
-def _leave(alive: list[int], leaving: Sequence[int], ended: list[str], why: str) -> None:
-    for each in leaving:
-        alive.remove(each)
-        ended[each] = why
-
-
 def _mean(scores: Iterable[float]) -> float:
     # Exact, so that equals are equal in whatever order their scores came.
     values = list(scores)
-    return math.fsum(values) / len(values)
-
-
-def _given(row: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(value) for value in row[~np.isnan(row)])
+    return math.fsum(values) / max(1, len(values))

@@ -14,7 +14,7 @@ import dspy
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
-from dspy_toolkit.compiler.run import open_model
+from dspy_toolkit.compiler.opening import open_model
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit

@@ -12,7 +12,8 @@ import dspy
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import Evaluation, evaluate
-from dspy_toolkit.compiler.run import CompileOptions, compile_task, open_model
+from dspy_toolkit.compiler.opening import open_model
+from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.compiler.scoring import artifact_at, task_of
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.recording import RecordingEngine

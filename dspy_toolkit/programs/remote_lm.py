@@ -39,11 +39,8 @@ def remote_lm(
     from dspy_toolkit.programs.lm import LocalLM, ModelSource
     from dspy_toolkit.resilience.remote import RemoteEngine
 
-    found = _REFERENCE.fullmatch(reference)
-    if found is None:
-        raise InvalidInput(f"model {reference!r} is no remote model; write {_FORM}")
-    key = secret(found["key"]) if found["key"] else None
-    engine = RemoteEngine(found["url"], found["model"], key)
+    model, url, key = _parts(reference)
+    engine = RemoteEngine(url, model, key)
     use_call_cache(settings)
     return LocalLM(
         engine.model_string,
@@ -56,3 +53,20 @@ def remote_lm(
         num_retries=_RETRIES,
         cache=settings.cache,
     )
+
+
+def check_reference(reference: str) -> None:
+    """Refuse a reference of another form, or one whose variable is not set.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    _parts(reference)
+
+
+def _parts(reference: str) -> tuple[str, str, str | None]:
+    """Model, address and key."""
+    found = _REFERENCE.fullmatch(reference)
+    if found is None:
+        raise InvalidInput(f"model {reference!r} is no remote model; write {_FORM}")
+    return found["model"], found["url"], secret(found["key"]) if found["key"] else None

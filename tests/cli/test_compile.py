@@ -198,6 +198,9 @@ def test_a_changed_model_is_noticed_by_its_artifacts(
         (["--option", "kk=1"], "unknown key 'kk'"),
         (["--optimizer", "labeled"], "did you mean 'labeled_few_shot'"),
         (["--model", "no/such/folder"], "no/such/folder"),
+        (["--teacher", "no/such/teacher"], "no/such/teacher"),
+        (["--prompt-model", "remote/big"], "write remote/MODEL@https://HOST/v1"),
+        (["--resume", "20260101-120000-routing-0a1b"], "20260101-120000-routing-0a1b"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_no_run(
@@ -251,6 +254,16 @@ def test_a_new_task_is_written_and_never_overwritten(
 @pytest.mark.parametrize("command", ["compile", "evaluate", "run", "init"])
 def test_help_ends_with_an_example(command: str) -> None:
     assert f"Example: dspy-tk {command}" in invoke(command, "--help").stdout
+
+
+def test_help_breaks_its_lines_where_the_terminal_ends() -> None:
+    told = invoke("compile", "--help", env={"COLUMNS": "80"}).stdout
+    lines = [line.strip() for line in told.splitlines()]
+    begin = next(at for at, line in enumerate(lines) if line.startswith("A run that died"))
+    paragraph = lines[begin : lines.index("", begin)]
+
+    assert len(paragraph) > 1
+    assert all(len(line) > 60 for line in paragraph[:-1])
 
 
 def test_every_optimizer_is_listed_in_full_on_a_narrow_terminal() -> None:

@@ -38,6 +38,7 @@ def broken(tmp_path: Path) -> Path:
         (["compile", "nowhere"], 3, "nowhere does not exist"),
         (["compile", "{broken}"], 4, "task.toml"),
         (["signatures", "show", "clasify"], 3, "did you mean 'classify'"),
+        (["optimizers", "show", "rase"], 3, "did you mean 'race'"),
         (["run", "nowhere", "--input", "{{}}"], 3, "nowhere does not exist"),
         (["models", "show", "./nowhere"], 3, "nowhere"),
     ],

@@ -63,7 +63,16 @@ def test_list_shows_the_newest_first(runs: tuple[str, str]) -> None:
 
     assert [each["run"] for each in facts] == [runs[1], runs[0]]
     assert (facts[0]["status"], facts[0]["calls"]) == ("finished", {"made": 24, "cached": 0})
-    assert all(word in told for word in (*runs, "finished", "verdict"))
+    assert all(word in told for word in (*runs, "came to", facts[0]["verdict"]))
+
+
+def test_a_row_of_the_list_is_one_line_of_a_terminal(runs: tuple[str, str]) -> None:
+    told = CliRunner().invoke(app, ["runs", "list"], env={"COLUMNS": "80"}).stdout
+    rows = [line.split() for line in told.splitlines() if "routing" in line]
+
+    assert [row[0] for row in rows] == [runs[1], runs[0]]
+    assert all(row[-1] == "24" for row in rows)
+    assert len(told.splitlines()) == 2 + len(rows) + told.splitlines().count(" " * 80)
 
 
 def test_list_says_when_there_is_more(runs: tuple[str, str]) -> None:

@@ -16,6 +16,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "bootstrap_few_shot": _DEMOS,
     "bootstrap_few_shot_with_random_search": _SEARCH,
     "bootstrap_few_shot_with_optuna": _SEARCH,
+    "race": {"num_candidate_programs": 6, "max_demos": 4, "share": 0.6},
     "knn_few_shot": {"k": 3},
     "copro": {"breadth": 3, "depth": 2},
     "miprov2": {
@@ -41,6 +42,11 @@ USABLE = [name for name, row in OPTIMIZERS.items() if not row.refused and not ro
 def options(optimizer: str) -> dict[str, Any]:
     """Its options for `write_small`."""
     return {"optimizer": optimizer, "options": _OPTIONS.get(optimizer, {})}
+
+
+def at_once(optimizer: str, threads: int) -> int:
+    """Most calls that are under way together: COPRO asks for its proposals all at once."""
+    return max(threads, int(_OPTIONS.get(optimizer, {}).get("breadth", 1)))
 
 
 def answering(optimizer: str) -> Any:

@@ -8,12 +8,16 @@ import pytest
 
 from dspy_toolkit.compiler.candidate_files import read_candidate
 from dspy_toolkit.compiler.candidates import FILE, CandidateLog
+from dspy_toolkit.compiler.course import Course
 from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, NotFound, StorageError
-from dspy_toolkit.events import CandidateScored
+from dspy_toolkit.events import CandidateScored, Event, subscribed
+from dspy_toolkit.programs.limits import Budget
 from dspy_toolkit.programs.task import load_task
+from tests.compiler.small import answering, options
+from tests.compiler.test_resume import Place
 from tests.compiler.test_run import SEARCHED
 from tests.programs.tasks import TASK, learner, number_in, scripted_lm, write_task
 
@@ -70,6 +74,47 @@ def test_the_folder_holds_what_each_candidate_was_and_why_it_failed(
     (result.folder / "candidates" / "0001.json").write_text("{}")
     with pytest.raises(IntegrityError, match="cannot be read"):
         read_candidate(result.folder, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["race", "simba", "reanchor"])
+def test_optimizers_that_score_by_themselves_tell_of_each_candidate(
+    tmp_path: Path, optimizer: str
+) -> None:
+    place = Place(tmp_path, optimizer)
+    events: list[Event] = []
+    with subscribed(events.append):
+        result = place.compiled(**options(optimizer), answer=answering(optimizer))
+    told = [each for each in events if isinstance(each, CandidateScored)]
+    numbers = range(1, 1 + len(told))
+    kept = [read_candidate(result.folder, number) for number in numbers]
+
+    assert len(told) > 2
+    assert [each.score for each in told] == result.report["candidates"]
+    assert [len(each.examples) for each in kept] == [len(each.scores) for each in told]
+    # They come while the run goes on, each after the calls that it took.
+    assert [each.calls_made + each.calls_cached for each in told] == sorted(
+        each.calls_made + each.calls_cached for each in told
+    )
+    assert told[0].calls_made < result.report["calls"]["made"] - 12
+
+
+def test_a_candidate_of_reanchor_says_how_it_decides(tmp_path: Path) -> None:
+    place = Place(tmp_path, "reanchor")
+    result = place.compiled(**options("reanchor"), answer=answering("reanchor"))
+    scores = result.report["candidates"]
+    bare, best = (read_candidate(result.folder, 1 + scores.index(at)) for at in (scores[0], 1.0))
+
+    assert "decisions" not in bare.prompts[0]
+    assert best.prompts[0]["decisions"]["team"]["weights"]
+
+
+def test_a_race_that_ends_at_its_budget_tells_of_those_it_scored(tmp_path: Path) -> None:
+    place = Place(tmp_path, "race")
+    course = Course(budget=Budget(calls=36))
+    report = place.compiled(**options("race"), course=course).report
+
+    assert report["stopped"] == "budget"
+    assert len(report["candidates"]) > 2
 
 
 def test_an_optimizer_without_candidates_leaves_no_plot(tmp_path: Path, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.optimizers import OPTIMIZERS, Sizes, Work, optimizer, shuffled
-from dspy_toolkit.errors import InvalidInput, UnknownKey
+from dspy_toolkit.errors import InvalidInput, NotFound, UnknownKey
 from dspy_toolkit.programs.metrics import named_metric
 from tests.programs.tasks import learner, rows, scripted_lm
 
@@ -112,7 +112,7 @@ def test_too_few_examples_are_named_with_the_number_needed() -> None:
 
 
 def test_unknown_names_and_options_lead_to_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match="did you mean 'labeled_few_shot'"):
+    with pytest.raises(NotFound, match="did you mean 'labeled_few_shot'"):
         optimizer("labelled_few_shot")
     with pytest.raises(UnknownKey, match="unknown key 'max_rouns'; did you mean 'max_rounds'"):
         optimizer("bootstrap_few_shot").settle({"max_rouns": 1})

@@ -14,12 +14,13 @@ from typing import Any
 import dspy
 import pytest
 
+from dspy_toolkit.compiler.course import Course
 from dspy_toolkit.compiler.job import CompileResult
 from dspy_toolkit.compiler.report import SUMMARY, read_report, summary
 from dspy_toolkit.compiler.run import CompileOptions, compile_program, compile_task
 from dspy_toolkit.compiler.scoring import score_path
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import EngineError, InvalidInput, StorageError, ToolkitError
+from dspy_toolkit.errors import EngineError, InvalidInput, NotFound, StorageError, ToolkitError
 from dspy_toolkit.events import Event, PhaseAdvanced, PhaseStarted, RunFinished, subscribed
 from dspy_toolkit.programs.artifact import ask, load_artifact
 from dspy_toolkit.programs.lm import LocalLM
@@ -209,8 +210,28 @@ def test_an_output_that_exists_is_refused_before_anything_runs(
     assert not settings.runs.exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"teacher": "no/such/teacher"}, "no/such/teacher"),
+        ({"prompt_model": "nowhere"}, "nowhere"),
+        ({"course": Course(resume="20260101-120000-routing-0a1b")}, "20260101-120000-routing"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_model_is_loaded(
+    tmp_path: Path, settings: Settings, wrong: dict[str, Any], message: str
+) -> None:
+    events: list[Event] = []
+    task = load_task(write_task(tmp_path / "routing"))
+    asked = CompileOptions(model=str(write_model(tmp_path / "tiny")), **wrong)
+    with subscribed(events.append), pytest.raises(NotFound, match=message):
+        compile_task(task, asked, settings)
+
+    assert events == []
+
+
 def test_unknown_optimizers_and_options_leave_no_run(tmp_path: Path, settings: Settings) -> None:
-    with pytest.raises(InvalidInput, match="did you mean"):
+    with pytest.raises(NotFound, match="did you mean"):
         compiled(tmp_path / "a", settings, optimizer="labeled_fewshot")
     with pytest.raises(InvalidInput, match="unknown key 'kk'"):
         compiled(tmp_path / "b", settings, options={"kk": 2})

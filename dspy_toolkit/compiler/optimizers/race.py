@@ -36,11 +36,8 @@ def _compile(program: dspy.Module, work: Work, options: Options) -> dspy.Module:
     examples = rng.sample(work.validation, len(work.validation))
     judges = _Judges(contenders, examples, work)
     rules = Rules(_budget(options, len(contenders), len(examples)), options["alpha"])
-    result = race(judges.scores, len(contenders), len(examples), rules, judges.lead)
-    if work.candidates is not None:
-        for number, lane in enumerate(result.lanes):
-            scored = list(zip(examples, lane.scores, strict=False))
-            work.candidates.tell(contenders[number], scored, judges.failed(number))
+    sizes = len(contenders), len(examples)
+    result = race(judges.scores, *sizes, rules, judges.lead, judges.left)
     return contenders[result.winner]
 
 
@@ -78,9 +75,13 @@ class _Judges:
             spent = watch.spent() - self._begun
             watch.lead(self._contenders[number], found, spent, self._scored)
 
-    def failed(self, number: int) -> dict[int, str]:
-        """Why a contender failed, by the examples' numbers."""
-        return {pair[1]: why for pair, why in self._failed.items() if pair[0] == number}
+    def left(self, number: int, found: Sequence[float]) -> None:
+        """Tell of one that is out of the race, or at its end."""
+        watch = self._work.candidates
+        if watch is not None:
+            scored = list(zip(self._examples, found, strict=False))
+            failed = {pair[1]: why for pair, why in self._failed.items() if pair[0] == number}
+            watch.tell(self._contenders[number], scored, failed)
 
     def scores(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
         from dspy_toolkit.compiler.dspy_scope import patient_executor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.compiler.optimizers.option import Option
@@ -10,9 +12,13 @@ from dspy_toolkit.compiler.optimizers.row import Cost, Needs, Optimizer, Options
 if TYPE_CHECKING:
     import dspy
 
+    from dspy_toolkit.compiler.candidates import CandidateWatch
+
 
 def _compile(program: dspy.Module, work: Work, options: Options) -> dspy.Module:
     from dspy.teleprompt import SIMBA
+
+    from dspy_toolkit.compiler.dspy_scope import hearing
 
     def scored(example: Any, prediction: Any, trace: Any = None) -> Any:
         # SIMBA asks for the score of answers that there are none of.
@@ -26,7 +32,44 @@ def _compile(program: dspy.Module, work: Work, options: Options) -> dspy.Module:
         num_threads=work.threads,
         **options,
     )
-    return made.compile(program, trainset=work.train, seed=work.seed)
+    watch = work.candidates
+    with nullcontext() if watch is None else hearing(_Lists(watch, options["max_steps"])):
+        return made.compile(program, trainset=work.train, seed=work.seed)
+
+
+class _Lists:
+    """Hears of the lists that SIMBA works on: samples and new programs in turn, then the best.
+
+    Samples come from programs that are known already.
+    """
+
+    def __init__(self, watch: CandidateWatch, steps: int) -> None:
+        self._watch = watch
+        self._steps = steps
+        self._number = 0
+        self._spent = watch.spent()
+
+    def __call__(
+        self, pairs: Sequence[Any], results: Sequence[Any], failures: Mapping[int, str]
+    ) -> None:
+        """Tell of the programs of a list, if they were scored on all of its examples."""
+        before, self._spent = self._spent, self._watch.spent()
+        samples = self._number % 2 == 0 and self._number < 2 * self._steps
+        self._number += 1
+        if samples or not pairs:
+            return
+        programs: dict[int, list[int]] = {}
+        for at, (wrapped, _) in enumerate(pairs):
+            programs.setdefault(id(wrapped.program), []).append(at)
+        share = (self._spent - before).times(1 / len(programs))
+        for places in programs.values():
+            scored = [(pairs[at][1], float(results[at]["score"])) for at in places]
+            told = {
+                number: results[at]["failure"]
+                for number, at in enumerate(places)
+                if results[at]["failure"]
+            }
+            self._watch.scored(pairs[places[0]][0].program, scored, told, share)
 
 
 def _cost(options: Options, sizes: Sizes) -> Cost:

@@ -18,7 +18,7 @@ from dspy_toolkit.compiler.optimizers import (
     simba,
 )
 from dspy_toolkit.compiler.optimizers.row import Optimizer
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import NotFound
 from dspy_toolkit.errors import nearest as nearest_name
 
 DEFAULT = "bootstrap_few_shot_with_random_search"
@@ -37,8 +37,8 @@ def optimizer(name: str) -> Optimizer:
     """The row of an optimizer.
 
     Raises:
-        InvalidInput: there is none of this name.
+        NotFound: there is none of this name.
     """
     if name not in OPTIMIZERS:
-        raise InvalidInput(f"optimizer {name!r} does not exist; {nearest_name(name, OPTIMIZERS)}")
+        raise NotFound(f"optimizer {name!r} does not exist; {nearest_name(name, OPTIMIZERS)}")
     return OPTIMIZERS[name]

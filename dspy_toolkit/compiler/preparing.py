@@ -1,0 +1,141 @@
+"""From a task and what is asked for to a job: all is checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.compiler.course import asked_options, check_course
+from dspy_toolkit.compiler.job import Job
+from dspy_toolkit.compiler.opening import check_model, countable, helper, open_model
+from dspy_toolkit.compiler.optimizers import DEFAULT, Optimizer, optimizer
+from dspy_toolkit.compiler.options import CompileOptions
+from dspy_toolkit.compiler.rival import load_rival
+from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import InvalidInput, NotFound
+from dspy_toolkit.programs.formats import prompt_format
+from dspy_toolkit.programs.lm import chosen_model
+from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
+from dspy_toolkit.programs.task_file import check_name
+from dspy_toolkit.registry.toml_text import to_toml
+from dspy_toolkit.store.files import copy_files, write_text
+
+
+@contextmanager
+def task_job(
+    task: Task, asked: CompileOptions, settings: Settings, *, helpers: bool = True
+) -> Iterator[Job]:
+    """The job of a task, with its models open inside the block.
+
+    Args:
+        task: from `load_task`; its metric is closed after the block.
+        asked: what to choose over the task.
+        settings: where runs and models lie.
+        helpers: whether teacher and prompt model are opened too, rather than checked alone.
+
+    Raises:
+        NotFound, InvalidInput, EngineError: with what to do.
+    """
+    row, settled = optimizer_for(task, asked)
+    check_options(asked, settings)
+    teacher, prompt_model = asked.teacher or task.teacher, asked.prompt_model or task.prompt_model
+    for model in (teacher, prompt_model):
+        check_model(model, fetched=helpers)
+    rival = None
+    if asked.against is not None:
+        rival = load_rival(asked.against, task.plan, list(task.data.inputs))
+    opened = partial(open_model, task, settings)
+    with (
+        closing(task.metric),
+        chosen_model(countable(asked.lm), asked.model, asked.adapter, opened) as lm,
+        helper(teacher if helpers else None, asked.seed, settings) as teaching,
+        helper(prompt_model if helpers else None, asked.seed, settings) as proposing,
+    ):
+        yield Job(
+            name=asked.name or task.name,
+            plan=task.plan,
+            program=task.program(),
+            metric=task.metric,
+            data=task.data,
+            format=asked.format or task.format,
+            optimizer=row,
+            options=settled,
+            lm=lm.copy(seed=asked.seed),
+            owns_model=asked.lm is None,
+            seed=asked.seed,
+            threads=asked.threads or settings.threads,
+            against=rival,
+            alpha=asked.alpha,
+            keep_anyway=asked.keep_anyway,
+            teacher=teaching,
+            prompt_model=proposing,
+            adapters=asked.adapters,
+            course=asked.course.under(task.budget),
+            asked=asked_options(asked),
+            task=str(task.folder),
+        )
+
+
+def optimizer_for(task: Task, asked: CompileOptions) -> tuple[Optimizer, dict[str, Any]]:
+    """The optimizer of a run and every option's value.
+
+    Raises:
+        NotFound: there is no such optimizer.
+        InvalidInput: it has no such option, cannot do this task, or the task names another.
+    """
+    name = asked.optimizer or task.optimizer or DEFAULT
+    inherited = task.optimizer_options if name == (task.optimizer or DEFAULT) else {}
+    row = optimizer(name) if asked.optimizer else _task_optimizer(name, task)
+    _check_inherited(row, task, [key for key in inherited if key not in asked.options])
+    settled = row.settle({**inherited, **asked.options})
+    row.check(settled, len(task.data.train.examples))
+    return row, settled
+
+
+def _task_optimizer(name: str, task: Task) -> Optimizer:
+    try:
+        return optimizer(name)
+    except NotFound as error:
+        raise InvalidInput(f"{_place(task, 'name')}: {error}") from None
+
+
+def _check_inherited(row: Optimizer, task: Task, keys: Sequence[str]) -> None:
+    """Refuse a task's options by their place in its file."""
+    for key in keys:
+        try:
+            row.settle({key: task.optimizer_options[key]})
+        except InvalidInput as error:
+            raise InvalidInput(f"{_place(task, key)}: {error}") from None
+
+
+def _place(task: Task, key: str) -> str:
+    return task.optimizer_places.get(key, f"task {task.name}")
+
+
+def check_options(asked: CompileOptions, settings: Settings) -> None:
+    """Refuse what no task could be compiled with.
+
+    Raises:
+        NotFound: the run to go on with does not exist. InvalidInput: anything else.
+    """
+    if asked.name is not None:
+        check_name(asked.name, "run name")
+    if asked.format is not None:
+        prompt_format(asked.format)
+    if asked.output is not None and asked.output.exists():
+        raise InvalidInput(
+            f"output {asked.output} already exists; choose another place or remove it"
+        )
+    if not 0.0 < asked.alpha < 1.0:
+        raise InvalidInput(f"alpha must lie between 0 and 1, got {asked.alpha:g}; 0.05 is usual")
+    check_course(asked.course, settings)
+
+
+def keep_task(task: Task, place: Path) -> None:
+    """Put a task as it is now into a folder."""
+    copy_files(dict.fromkeys((*task.files, *task.plan.sources())), task.folder, place)
+    if task.signature is not None:
+        write_text(place / KEPT_SIGNATURE, to_toml(task.signature))
