@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas
@@ -16,10 +16,17 @@ from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit
 from dspy_toolkit.store.files import read_json
 
+if TYPE_CHECKING:
+    from dspy_toolkit.compression.opened import Opened
+    from dspy_toolkit.compression.subject import Subject
+    from dspy_toolkit.engine.device import Device
+
 ROWS = (1, 8, 32)
 CPU_NOTE = (
     "packed weights are expanded on this CPU, so their speed here says nothing about Metal or CUDA"
 )
+Round = tuple[float, float, int]
+"""Seconds of reading and of writing, and the peak of memory in bytes."""
 
 
 @dataclass(frozen=True)
@@ -60,51 +67,15 @@ def bench(
     preload_blas(chosen.blas)
     import mlx.core as mx
 
-    from dspy_toolkit.compression.opened import nbytes, open_subject, working_device
-    from dspy_toolkit.compression.speed import speeds
+    from dspy_toolkit.compression.opened import working_device
     from dspy_toolkit.compression.subject import look_at
 
     subjects = [look_at(model, chosen) for model in models]
     device = working_device(chosen)
-    need = sum(4 * s.parameters if device.slow_quantized else s.nbytes for s in subjects)
-    if need > device.memory_bytes:
-        raise EngineError(
-            f"{len(subjects)} models at once need {need / 1e9:.1f} GB and {device.name} offers "
-            f"{device.memory_bytes / 1e9:.1f} GB; measure fewer, and compare with --against"
-        )
-    facts: list[dict[str, Any]] = []
-    opened = []
+    _require_memory(subjects, device)
     with mx.stream(device.kind):
-        for subject in subjects:
-            before, began = mx.get_active_memory(), time.perf_counter()
-            opened.append(open_subject(subject, device))
-            facts.append(
-                {
-                    "model": subject.reference,
-                    "digest": subject.digest,
-                    "parameters": subject.parameters,
-                    "size_bytes": subject.nbytes,
-                    "load_s": round(time.perf_counter() - began, 4),
-                    "weight_bytes": nbytes(opened[-1].model),
-                    "active_bytes": int(mx.get_active_memory() - before),
-                    "packed": subject.quantized,
-                }
-            )
-        seen: dict[tuple[int, int], list[tuple[float, float, int]]] = {}
-        emit(PhaseStarted("bench", "measure", how.rounds))
-        for round_ in range(how.rounds + 1):
-            for number, each in enumerate(opened):
-                vocabulary = int(each.config.get("vocab_size") or 256)
-                for rows in how.rows:
-                    mx.reset_peak_memory()
-                    read, wrote = speeds(each.model, rows, how.prompt, how.new, vocabulary)
-                    # The first round only warms up.
-                    if round_:
-                        seen.setdefault((number, rows), []).append(
-                            (read, wrote, int(mx.get_peak_memory()))
-                        )
-            if round_:
-                emit(PhaseAdvanced("bench", "measure", round_, None))
+        opened, facts = _opened(subjects, device)
+        seen = _measured(opened, how)
     for number, fact in enumerate(facts):
         fact["speeds"] = [_speeds(how, rows, seen[number, rows]) for rows in how.rows]
     slow = device.slow_quantized and any(fact["packed"] for fact in facts)
@@ -118,6 +89,65 @@ def bench(
         "note": CPU_NOTE if slow else None,
         "models": facts,
     }
+
+
+def _require_memory(subjects: Sequence[Subject], device: Device) -> None:
+    need = sum(4 * s.parameters if device.slow_quantized else s.nbytes for s in subjects)
+    if need > device.memory_bytes:
+        raise EngineError(
+            f"{len(subjects)} models at once need {need / 1e9:.1f} GB and {device.name} offers "
+            f"{device.memory_bytes / 1e9:.1f} GB; measure fewer, and compare with --against"
+        )
+
+
+def _opened(
+    subjects: Sequence[Subject], device: Device
+) -> tuple[list[Opened], list[dict[str, Any]]]:
+    """The models in memory, and what loading them took."""
+    import mlx.core as mx
+
+    from dspy_toolkit.compression.opened import nbytes, open_subject
+
+    opened, facts = [], []
+    for subject in subjects:
+        before, began = mx.get_active_memory(), time.perf_counter()
+        opened.append(open_subject(subject, device))
+        facts.append(
+            {
+                "model": subject.reference,
+                "digest": subject.digest,
+                "parameters": subject.parameters,
+                "size_bytes": subject.nbytes,
+                "load_s": round(time.perf_counter() - began, 4),
+                "weight_bytes": nbytes(opened[-1].model),
+                "active_bytes": int(mx.get_active_memory() - before),
+                "packed": subject.quantized,
+            }
+        )
+    return opened, facts
+
+
+def _measured(opened: Sequence[Opened], how: BenchOptions) -> dict[tuple[int, int], list[Round]]:
+    """Every round of each model, by its number, with each count of rows."""
+    import mlx.core as mx
+
+    from dspy_toolkit.compression.speed import speeds
+
+    seen: dict[tuple[int, int], list[Round]] = {}
+    emit(PhaseStarted("bench", "measure", how.rounds))
+    for round_ in range(how.rounds + 1):
+        for number, each in enumerate(opened):
+            vocabulary = int(each.config.get("vocab_size") or 256)
+            for rows in how.rows:
+                mx.reset_peak_memory()
+                read, wrote = speeds(each.model, rows, how.prompt, how.new, vocabulary)
+                # The first round only warms up.
+                if round_:
+                    found = (read, wrote, int(mx.get_peak_memory()))
+                    seen.setdefault((number, rows), []).append(found)
+        if round_:
+            emit(PhaseAdvanced("bench", "measure", round_, None))
+    return seen
 
 
 def compared(report: Mapping[str, Any], earlier: Path) -> dict[str, Any]:
@@ -137,9 +167,7 @@ def compared(report: Mapping[str, Any], earlier: Path) -> dict[str, Any]:
     return {**report, "models": [*report["models"], *other["models"]]}
 
 
-def _speeds(
-    how: BenchOptions, rows: int, seen: Sequence[tuple[float, float, int]]
-) -> dict[str, Any]:
+def _speeds(how: BenchOptions, rows: int, seen: Sequence[Round]) -> dict[str, Any]:
     reading = [rows * how.prompt / read for read, _, _ in seen]
     writing = [rows * (how.new - 1) / wrote for _, wrote, _ in seen]
     return {
