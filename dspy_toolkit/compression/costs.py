@@ -22,6 +22,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, describe_model
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit
+from dspy_toolkit.training.packing import Row
 
 _REPLAYED, _LATENCY_ROUNDS = 6, 3
 
@@ -101,7 +102,8 @@ class Costs:
         missing = [point for point in points if point.folder not in known]
         if missing:
             # Measured anew for all of them: times of two sittings cannot be compared.
-            known = self._latencies(points)
+            folders = [point.folder for point in points]
+            known = latencies(folders, self._data.held[:_REPLAYED], self._settings)
             journal.put("latency", known)
         return [
             replace(
@@ -111,20 +113,6 @@ class Costs:
             )
             for point in points
         ]
-
-    def _latencies(self, points: Sequence[Point]) -> dict[str, list[float]]:
-        device = working_device(self._settings)
-        times: dict[str, list[float]] = {point.folder: [] for point in points}
-        emit(PhaseStarted("compress", "latency", _LATENCY_ROUNDS))
-        with mx.stream(device.kind):
-            for round_ in range(_LATENCY_ROUNDS):
-                for point in points:
-                    # One at a time in memory: together they may not fit.
-                    model = open_subject(look_at(point.folder, self._settings), device).model
-                    replay_s(model, self._data.held[0])
-                    times[point.folder] += [replay_s(model, r) for r in self._data.held[:_REPLAYED]]
-                emit(PhaseAdvanced("compress", "latency", round_ + 1, None))
-        return times
 
     def screened(self, points: Sequence[Point], original: Point) -> list[Point]:
         """Leave out before any program call what cannot be the answer."""
@@ -142,6 +130,24 @@ class Costs:
             )
             kept.append(replace(point, state="screened out", reason=reason) if reason else point)
         return kept
+
+
+def latencies(
+    folders: Sequence[str], rows: Sequence[Row], settings: Settings
+) -> dict[str, list[float]]:
+    """Seconds of calls alone by model, models taking turns."""
+    device = working_device(settings)
+    times: dict[str, list[float]] = {folder: [] for folder in folders}
+    emit(PhaseStarted("compress", "latency", _LATENCY_ROUNDS))
+    with mx.stream(device.kind):
+        for round_ in range(_LATENCY_ROUNDS):
+            for folder in folders:
+                # One at a time in memory: together they may not fit.
+                model = open_subject(look_at(folder, settings), device).model
+                replay_s(model, rows[0])
+                times[folder] += [replay_s(model, row) for row in rows]
+            emit(PhaseAdvanced("compress", "latency", round_ + 1, None))
+    return times
 
 
 def nearer_at_no_cost(point: Point, points: Sequence[Point]) -> Point | None:

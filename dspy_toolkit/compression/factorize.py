@@ -22,7 +22,7 @@ from dspy_toolkit.training.tables import FLAG, number, whole
 _EMBEDDING = "model.embed_tokens"
 _DAMPING = 1e-2
 _TOKENS = 256
-_TIMED = 9
+_TIMED = 15
 
 
 @dataclass(frozen=True, kw_only=True)
