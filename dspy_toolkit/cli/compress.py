@@ -255,7 +255,9 @@ def distill(
 
 @app.command()
 def run(
-    task: Annotated[Path, typer.Argument(help="A task folder, an artifact, or a run's folder.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="TASK", help="A task folder, an artifact, or a run's folder.")
+    ],
     model: Annotated[str, typer.Option(help="The model to compress.")],
     goal: Annotated[
         list[str] | None,
@@ -263,6 +265,10 @@ def run(
     ] = None,
     candidate: Annotated[
         list[str] | None, typer.Option(help="Try these only, such as gptq-4 or width-25+rtn-8.")
+    ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(help="Whose examples and metric, where TASK is an artifact made elsewhere."),
     ] = None,
     recompile: Annotated[
         int, typer.Option(min=0, help="Candidates that get prompts of their own if they need it.")
@@ -284,9 +290,10 @@ def run(
 
     with nullcontext() if json else live_progress():
         report = run_pipeline(
-            task,
+            path,
             model,
             goal or [],
+            task=task,
             candidates=candidate,
             recompile=recompile,
             block=block,

@@ -112,10 +112,11 @@ def distill_stages(
 
 
 def run_pipeline(
-    task: Path,
+    path: Path,
     model: str,
     goals: Sequence[str],
     *,
+    task: Path | None = None,
     candidates: Sequence[str] | None = None,
     recompile: int = 0,
     block: int = 16,
@@ -125,9 +126,10 @@ def run_pipeline(
     """Find the smallest model on which a program still passes its own metric.
 
     Args:
-        task: a task folder, an artifact, or a run; a task's program is compiled first.
+        path: a task folder, an artifact, or a run; a task's program is compiled first.
         model: the original.
         goals: such as "size<=2MB" or "score>=baseline-0.02".
+        task: whose examples and metric, where an artifact's own is not in its home any more.
         candidates: names of those to try; None tries all that the model allows.
         recompile: candidates that get prompts of their own where only the score keeps them out.
         block: examples between two looks at a candidate.
@@ -142,17 +144,19 @@ def run_pipeline(
     """
     chosen = settings or load_settings()
     preload_blas(chosen.blas)
+    from dspy_toolkit.compiler.trial import Trial
     from dspy_toolkit.compression.goals import parse_goal
     from dspy_toolkit.compression.pipeline import Pipeline, PipelineOptions
 
     read = [parse_goal(each) for each in goals]
+    trial = Trial(path, task, chosen)
     options = PipelineOptions(
         candidates=tuple(candidates) if candidates else None,
         block=block,
         recompile=recompile,
         seed=seed,
     )
-    return Pipeline(task, model, read, options, chosen).run()
+    return Pipeline(trial, model, read, options, chosen).run()
 
 
 def export_model(

@@ -53,8 +53,8 @@ class Pipeline:
     """One search; a second one with the same question goes on where the first one stopped.
 
     Args:
-        path: a task folder, an artifact, or a run. A task's program is compiled on the original
-            model first.
+        trial: the program with its examples and metric. A task's is compiled on the original model
+            first.
         model: the original.
         goals: what a result must keep to.
         options: how to search.
@@ -63,7 +63,7 @@ class Pipeline:
 
     def __init__(
         self,
-        path: Path,
+        trial: Trial,
         model: str,
         goals: Sequence[Goal],
         options: PipelineOptions,
@@ -73,7 +73,7 @@ class Pipeline:
         self._goals = list(goals)
         self._options = options
         self._subject = look_at(model, settings)
-        self._trial = Trial(path, settings=settings)
+        self._trial = trial
         key = sha256_json(
             {
                 "model": self._subject.digest,
