@@ -99,6 +99,7 @@ def techniques(settings: Any, kept: Results, program: Path) -> None:
             "folder": str(subject.folder),
             "parameters": subject.parameters,
             "bytes": subject.nbytes,
+            "digest": subject.digest,
             "scores": trial.score("embedded", held).evaluation.scores,
         }
         kept.put("techniques", rows)

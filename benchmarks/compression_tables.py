@@ -58,6 +58,8 @@ def show_techniques(kept: Results) -> Iterator[str]:
             f"({100 * change[0]:+.1f} to {100 * change[1]:+.1f})",
             "" if name == "original" else judge(before, scores).verdict,
         )
+    yield ""
+    yield f"Digest of the model's weights: {rows['original']['digest'][:12]}."
 
 
 def show_speeds(kept: Results) -> Iterator[str]:

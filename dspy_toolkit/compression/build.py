@@ -266,10 +266,15 @@ def _measured(
 
 def _require_same(made: Any, loaded: Any, work: Work, folder: Path) -> None:
     """The folder must hold what is in memory and, loaded by stock mlx-lm, answer as that does."""
-    stored = {name: a for f in weight_files(folder) for name, a in load_arrays(f).items()}
-    for name, array in tree_flatten(made.parameters()):
-        if name not in stored or not mx.array_equal(stored[name], array).item():
-            raise IntegrityError(f"{name} was not written as it is; check the disk, try again")
+    missing = dict(tree_flatten(made.parameters()))
+    for file in weight_files(folder):
+        for name, stored in load_arrays(file).items():
+            if name in missing and mx.array_equal(stored, missing[name]).item():
+                del missing[name]
+    if missing:
+        raise IntegrityError(
+            f"{next(iter(missing))} was not written as it is; check the disk, try again"
+        )
     if packed_modules(made) and work.opened.device.slow_quantized:
         # One packed product takes longer here than all the rest; what is loaded is expanded.
         return

@@ -18,15 +18,16 @@ from dspy_toolkit.programs.task import load_task
 from tests.compression.making import packed_model
 
 TRIAGE = Path(__file__).parents[2] / "examples" / "ticket_triage"
-FEW = {"train": 8, "validation": 8, "test": 64}
+FEW = {"train": 8, "validation": 8, "test": 8}
+# So many that the gate can call a broken model worse.
+TESTED = 64
 CANDIDATES = ("rtn-8", "rtn-4")
 
 
-@pytest.fixture(scope="module")
-def small_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("task") / "triage"
+def triage(folder: Path, counts: dict[str, int]) -> Path:
+    """The ticket example with its first examples of each split."""
     shutil.copytree(TRIAGE, folder)
-    for split, count in FEW.items():
+    for split, count in counts.items():
         file = folder / "data" / f"{split}.jsonl"
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     task = folder / "task.toml"
@@ -36,6 +37,11 @@ def small_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'{text}[generation]\nmax_tokens = 32\n\n[optimizer]\nname = "labeled_few_shot"\nk = 2\n'
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return triage(tmp_path_factory.mktemp("task") / "triage", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +141,10 @@ def test_a_candidate_that_only_its_score_keeps_out_gets_prompts_of_its_own(
 
 @pytest.mark.slow
 def test_one_that_is_worse_on_the_test_examples_is_rolled_back(
-    small_task: Path, home: Settings
+    home: Settings, tmp_path: Path
 ) -> None:
     found = run_pipeline(
-        small_task,
+        triage(tmp_path / "triage", {**FEW, "test": TESTED}),
         "embedded",
         ["score>=baseline-1"],
         candidates=["rtn-2", "rtn-8"],
@@ -149,7 +155,7 @@ def test_one_that_is_worse_on_the_test_examples_is_rolled_back(
 
     assert states["rtn-2"] == "rolled back"
     assert found["recommended"] == "rtn-8"
-    assert found["calls_confirming"] == 4 * FEW["test"]
+    assert found["calls_confirming"] == 4 * TESTED
 
 
 def test_the_result_is_a_model_that_programs_run_on(
