@@ -50,7 +50,7 @@ def peers(home: Path, kept: Results) -> None:
 
 
 def ran(command: Sequence[str], folder: Path) -> tuple[dict[str, Any], Path]:
-    """Run a side; seconds, peak memory, and where its model lies."""
+    """Run a side; seconds, those on processors, peak memory, and where its model lies."""
     out = folder / "model"
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -64,7 +64,12 @@ def ran(command: Sequence[str], folder: Path) -> tuple[dict[str, Any], Path]:
     if status:
         sys.exit(f"failed: {' '.join(command)}")
     scale = 1e6 if sys.platform == "darwin" else 1e3
-    return {"seconds": round(seconds, 2), "peak_mb": round(used.ru_maxrss / scale)}, out
+    facts = {
+        "seconds": round(seconds, 2),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+        "peak_mb": round(used.ru_maxrss / scale),
+    }
+    return facts, out
 
 
 def _command(recipe: str, side: str, source: Path, calibration: Path) -> list[str]:

@@ -83,13 +83,16 @@ def show_speeds(kept: Results) -> Iterator[str]:
 
 def show_peers(kept: Results) -> Iterator[str]:
     found: dict[str, list[dict[str, Any]]] = kept.get("peers")
-    yield from head("recipe", "side", "seconds, least", "peak memory", "size", "KL", "weights")
+    yield from head(
+        "recipe", "side", "seconds, least", "CPU seconds", "peak memory", "size", "KL", "weights"
+    )
     for side, runs in found.items():
         recipe, _, who = side.partition(" ")
         yield line(
             recipe,
             who,
             f"{min(run['seconds'] for run in runs):.1f} of {len(runs)}",
+            f"{min(run['cpu_s'] for run in runs):.1f}",
             f"{min(run['peak_mb'] for run in runs)} MB",
             f"{runs[0]['bytes'] / 1e6:.2f} MB",
             f"{runs[0]['kl']:.5f}",
