@@ -7,11 +7,11 @@ calibration text, so its functions are called with ours instead, on float32 weig
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,17 @@ ROUNDS = {"rtn": 5, "awq": 2, "gptq": 2, "dwq": 2, "dynamic": 2}
 PACKED = {"group_size": 64, "bits": 4}
 DWQ = {"steps": 4, "batch": 2, "learning_rate": 1e-4}
 BITS = 5.0
+# A small process between: a peak counts what a process had when it was forked off.
+WATCH = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+subprocess.run(
+    sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+)
+seconds = time.perf_counter() - began
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([round(seconds, 2), round(used.ru_utime + used.ru_stime, 2), used.ru_maxrss]))
+"""
 
 
 def peers(home: Path, kept: Results) -> None:
@@ -52,23 +63,15 @@ def peers(home: Path, kept: Results) -> None:
 def ran(command: Sequence[str], folder: Path) -> tuple[dict[str, Any], Path]:
     """Run a side; seconds, those on processors, peak memory, and where its model lies."""
     out = folder / "model"
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [each.replace("OUT", str(out)) for each in command],
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, *(each.replace("OUT", str(out)) for each in command)],
         env={**os.environ, "DSPY_TK_HOME": str(folder / "home")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
     )
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    if status:
-        sys.exit(f"failed: {' '.join(command)}")
+    seconds, processors, peak = json.loads(done.stdout)
     scale = 1e6 if sys.platform == "darwin" else 1e3
-    facts = {
-        "seconds": round(seconds, 2),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
-        "peak_mb": round(used.ru_maxrss / scale),
-    }
+    facts = {"seconds": seconds, "cpu_s": processors, "peak_mb": round(peak / scale)}
     return facts, out
 
 
