@@ -74,6 +74,8 @@ class Pipeline:
         self._options = options
         self._subject = look_at(model, settings)
         self._trial = trial
+        # Before a program is compiled: a name may be wrong.
+        self._candidates, self._refused = planned(self._subject, options.candidates)
         key = sha256_json(
             {
                 "model": self._subject.digest,
@@ -115,9 +117,8 @@ class Pipeline:
     def _search(self, journal: Journal) -> dict[str, Any]:
         # What candidates learn from must not be what they are raced on.
         data = from_task(self._trial, self._subject, self._settings, ("train",))
-        candidates, refused = planned(self._subject, self._options.candidates)
         costs = Costs(self._subject, self._goals, data, self._settings)
-        points, failed = costs.built(candidates)
+        points, failed = costs.built(self._candidates)
         original, *points = costs.timed([costs.original(), *points], journal)
         screened = costs.screened(points, original)
         runners = [point for point in screened if point.state != "screened out"]
@@ -131,7 +132,7 @@ class Pipeline:
                 "calls": calls,
                 "calls_recompiling": extra,
                 "exhaustive_calls": (1 + len(points)) * len(self._order()),
-                "refused": [vars(each) for each in [*refused]] + failed,
+                "refused": [vars(each) for each in self._refused] + failed,
             },
             journal,
         )
