@@ -54,13 +54,17 @@ format: setup ## Format the code and sort its imports.
 wheel: setup ## Build the wheel into dist/.
 	@$(BIN)/python -m build --no-isolation --wheel
 
-bench: setup ## Measure the engine beside its peers and write the table in docs/engine.md.
+bench: setup ## Measure engine and server beside their peers and write the tables in docs.
 	@$(BIN)/python -m benchmarks.engine --models embedded,50m --json benchmarks/results/engine.json
 	@$(BIN)/python -m benchmarks.engine --models 500m --rounds 1 --calls 16 --concurrent 16 \
 		--json benchmarks/results/engine.json
 	@$(BIN)/python -m benchmarks.compile_race --json benchmarks/results/engine.json
 	@$(BIN)/python -m benchmarks.call_overhead --json benchmarks/results/call_overhead.json
 	@$(BIN)/python -m benchmarks.engine_table benchmarks/results/engine.json docs/engine.md
+	@for only in beside overhead cache; do \
+		$(BIN)/python benchmarks/serving.py --only $$only --json benchmarks/results/serving.json \
+		|| exit 1; done
+	@$(BIN)/python -m benchmarks.serving_table benchmarks/results/serving.json docs/serving.md
 
 lock: ## Resolve requirements.lock again (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra blas --extra dev \

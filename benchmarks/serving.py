@@ -1,13 +1,14 @@
 """The server beside `mlx_lm.server`, in one run, on the same weights, with the same fast BLAS.
 
     python benchmarks/serving.py [--workloads chat,w1,w2,w3] [--callers 1,8,32,64]
-    python benchmarks/serving.py --only overhead      # HTTP over the bare engine, 8 callers
+    python benchmarks/serving.py --only overhead      # HTTP over the bare engine
     python benchmarks/serving.py --only cache         # half the requests repeated, 8 callers
 
 Both servers are processes of their own; the callers are coroutines here, each on one connection
 that it keeps where the server lets it. The sides take turns. `chat` asks both the same. In W1 to
 W3 (see `workloads.py`) ours is held to the signature's grammar, and the other draws as many tokens
-as a right answer has. Prints Markdown tables; numbers for the documentation are made on a machine
+as a right answer has. Prints Markdown tables, and with `--json FILE` keeps the results, those of
+other runs beside them, for `serving_table.py`; numbers for the documentation are made on a machine
 that does nothing else.
 """
 
@@ -34,6 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.engine import BLAS, serving, write_float32
+from benchmarks.serving_table import head, row
 from benchmarks.workloads import CLASSIFY, EXTRACT, REASON, Workload
 from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import Config, Message, Request
@@ -51,6 +53,7 @@ WORKLOADS: dict[str, Workload | None] = {
     "w3": EXTRACT,
 }
 CHAT_TOKENS = 32
+Results = Iterator[tuple[str, dict[str, Any]]]
 say = sys.stdout.write
 
 
@@ -66,9 +69,9 @@ class Times:
         ordered = sorted(self.each_ms)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    def __str__(self) -> str:
-        tails = " / ".join(f"{self.quantile(q):.0f}" for q in (0.5, 0.95, 0.99))
-        return f"{self.rate:.1f} | {tails}"
+    def to_dict(self) -> dict[str, Any]:
+        """As results are kept: the milliseconds are p50, p95 and p99."""
+        return {"rate": self.rate, "ms": [self.quantile(q) for q in (0.5, 0.95, 0.99)]}
 
 
 class Caller:
@@ -202,13 +205,10 @@ def bodies(work: Workload | None, model: str, count: int, seed: int, held: bool)
     return made
 
 
-def beside(arguments: argparse.Namespace, scratch: Path) -> None:
+def beside(arguments: argparse.Namespace, scratch: Path) -> Results:
     """Both servers at every point."""
     folder = write_float32("embedded", scratch / "nano")
     path = "/v1/chat/completions"
-    say("| workload | callers | ours: requests/s | p50 / p95 / p99 ms | ")
-    say("mlx_lm.server: requests/s | p50 / p95 / p99 ms | ours / theirs |\n")
-    say("|---|---|---|---|---|---|---|\n")
     with ours(scratch / "home", f"nano={folder}", "--no-cache") as own, serving(folder) as address:
         other = int(address.rpartition(":")[2].partition("/")[0])
         for name in arguments.workloads.split(","):
@@ -220,19 +220,18 @@ def beside(arguments: argparse.Namespace, scratch: Path) -> None:
                     # One request first, so that the shared prefix is known to both.
                     first, *rest = bodies(work, model, count + 1, 7, held)
                     asyncio.run(timed(port, path, [first], 1))
-                    sides.append(asyncio.run(timed(port, path, rest, callers)))
-                ratio = sides[0].rate / sides[1].rate
-                say(f"| {name} | {callers} | {sides[0]} | {sides[1]} | {ratio:.1f} |\n")
-                sys.stdout.flush()
+                    sides.append(asyncio.run(timed(port, path, rest, callers)).to_dict())
+                found = {"workload": name, "callers": callers}
+                yield f"{name} {callers}", {**found, "ours": sides[0], "theirs": sides[1]}
 
 
-def overhead(scratch: Path) -> None:
-    """HTTP over the bare engine, both with 8 callers; answers of one token, then W1."""
+def overhead(arguments: argparse.Namespace, scratch: Path) -> Results:
+    """HTTP over the bare engine: answers of one token, then W1. The sides take turns."""
     folder = write_float32("embedded", scratch / "nano")
     engine = open_engine(str(folder), EngineOptions(), Settings(home=scratch / "home"))
     twin = engine.async_twin
 
-    async def direct(requests: Sequence[Request]) -> Times:
+    async def direct(requests: Sequence[Request], callers: int) -> Times:
         left, took = iter(requests), list[float]()
 
         async def ask() -> None:
@@ -242,37 +241,45 @@ def overhead(scratch: Path) -> None:
                 took.append(1000 * (time.perf_counter() - began))
 
         began = time.perf_counter()
-        await asyncio.gather(*(ask() for _ in range(8)))
+        await asyncio.gather(*(ask() for _ in range(callers)))
         return Times(len(requests) / (time.perf_counter() - began), took)
 
-    short = [
-        Request("m", (Message.user(f"Order {n}?"),), config=Config(max_tokens=1))
-        for n in range(400)
-    ]
-    held = CLASSIFY.requests(161, 7, held=True, max_tokens=48)
-    bare = [asyncio.run(direct(each)) for each in (short[:40], short, held[:1], held[1:])][1::2]
-    engine.close()
-    texts = [
-        {
-            "model": "nano",
-            "messages": [{"role": "user", "content": f"Order {n}?"}],
-            "max_tokens": 1,
-        }
-        for n in range(400)
-    ]
-    sent = [json.dumps(each).encode() for each in texts]
+    told = [f"Order {n}?" for n in range(200)]
+    works: dict[str, tuple[list[Request], list[bytes]]] = {
+        "one token": (
+            [Request("m", (Message.user(each),), config=Config(max_tokens=1)) for each in told],
+            [_short_body(each) for each in told],
+        ),
+        "W1": (
+            CLASSIFY.requests(121, 7, held=True, max_tokens=48),
+            bodies(CLASSIFY, "nano", 121, 7, True),
+        ),
+    }
     path = "/v1/chat/completions"
     with ours(scratch / "home", f"nano={folder}", "--no-cache") as port:
-        first, *rest = bodies(CLASSIFY, "nano", 161, 7, True)
-        asyncio.run(timed(port, path, [*sent[:40], first], 8))
-        over = [asyncio.run(timed(port, path, each, 8)) for each in (sent, rest)]
-    say("| 8 callers | engine p50, ms | server p50, ms | HTTP adds, ms |\n|---|---|---|---|\n")
-    for name, one, two in zip(("one token", "W1"), bare, over, strict=True):
-        added = two.quantile(0.5) - one.quantile(0.5)
-        say(f"| {name} | {one.quantile(0.5):.2f} | {two.quantile(0.5):.2f} | {added:.2f} |\n")
+        for name, (requests, sent) in works.items():
+            asyncio.run(direct(requests[:1], 1))
+            asyncio.run(timed(port, path, sent[:1], 1))
+            for callers in (1, 8):
+                share = len(sent) if callers > 1 else len(sent) // 4
+                bare, over = list[float](), list[float]()
+                for _ in range(3):
+                    bare.append(asyncio.run(direct(requests[1:share], callers)).quantile(0.5))
+                    over.append(
+                        asyncio.run(timed(port, path, sent[1:share], callers)).quantile(0.5)
+                    )
+                found = {"asked": name, "callers": callers}
+                times = {"engine_ms": statistics.median(bare), "server_ms": statistics.median(over)}
+                yield f"{name} {callers}", {**found, **times}
+    engine.close()
 
 
-def cache(scratch: Path) -> None:
+def _short_body(text: str) -> bytes:
+    messages = [{"role": "user", "content": text}]
+    return json.dumps({"model": "nano", "messages": messages, "max_tokens": 1}).encode()
+
+
+def cache(arguments: argparse.Namespace, scratch: Path) -> Results:
     """A program at 8 callers, half of whose requests were asked before."""
     settings = Settings(home=scratch / "home", cache=False)
     task = load_task(ROOT / "examples/ticket_triage", settings)
@@ -305,16 +312,14 @@ def cache(scratch: Path) -> None:
         await asyncio.gather(*(ask() for _ in range(8)))
 
     with ours(scratch / "home", f"triage={scratch / 'artifact'}") as port:
-        asyncio.run(
-            timed(port, "/v1/programs/triage", [json.dumps({"inputs": tickets[-1]}).encode()], 1)
-        )
+        first = [json.dumps({"inputs": tickets[-1]}).encode()]
+        asyncio.run(timed(port, "/v1/programs/triage", first, 1))
         asyncio.run(run(port))
-    say("| requests | count | p50, ms | p95, ms |\n|---|---|---|---|\n")
     every = [*took[True], *took[False]]
     for name, times in (("repeated", took[True]), ("fresh", took[False]), ("all", every)):
         shown = Times(0.0, times)
-        tail = f"{statistics.median(times):.1f} | {shown.quantile(0.95):.1f}"
-        say(f"| {name} | {len(times)} | {tail} |\n")
+        tail = [shown.quantile(0.5), shown.quantile(0.95)]
+        yield name, {"requests": name, "count": len(times), "ms": tail}
 
 
 def main() -> None:
@@ -322,15 +327,21 @@ def main() -> None:
     parser.add_argument("--only", choices=("beside", "overhead", "cache"), default="beside")
     parser.add_argument("--workloads", default="chat,w1,w2,w3")
     parser.add_argument("--callers", default="1,8,32,64")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     say(f"{platform.machine()}, {os.cpu_count()} cores, BLAS {BLAS.path or BLAS.note}\n\n")
+    measure = {"beside": beside, "overhead": overhead, "cache": cache}[arguments.only]
+    say("\n".join([*head(arguments.only), ""]))
+    kept: dict[str, dict[str, Any]] = {}
+    if arguments.json is not None and arguments.json.exists():
+        kept = json.loads(arguments.json.read_text())
     with tempfile.TemporaryDirectory() as scratch:
-        if arguments.only == "overhead":
-            overhead(Path(scratch))
-        elif arguments.only == "cache":
-            cache(Path(scratch))
-        else:
-            beside(arguments, Path(scratch))
+        for key, result in measure(arguments, Path(scratch)):
+            kept.setdefault(arguments.only, {})[key] = result
+            say(row(arguments.only, result) + "\n")
+            sys.stdout.flush()
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,13 @@ def diff(
 def export(
     name: Name,
     version: Version = "production",
-    to: Annotated[Path, typer.Option(help="A file, or a folder it gets a name in.")] = Path(),
+    to: Annotated[
+        Path,
+        typer.Option(
+            help="A file, where it ends in .tar.gz; else a folder, in which it is called "
+            "NAME-VERSION.tar.gz. By default this one."
+        ),
+    ] = Path(),
     json: Json = False,
 ) -> None:
     """Write a version as one file.
@@ -249,6 +255,9 @@ def unit(
     what: Annotated[
         list[str] | None, typer.Argument(help="What to serve, as for `dspy-tk serve`.")
     ] = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="Several as one, as for `dspy-tk serve`.")
+    ] = None,
     kind: Annotated[
         str | None, typer.Option(help="systemd or launchd; this system's by default.")
     ] = None,
@@ -261,14 +270,24 @@ def unit(
 ) -> None:
     """Write the file that has this system run a server: systemd, or launchd on a Mac.
 
+    What is named has to be there. Folders are written with their whole path.
+
     Example: dspy-tk deploy unit triage --port 8000 --to ~/.config/systemd/user/dspy-tk.service
     """
+    from dspy_toolkit.cli.serving_plan import make_plan, with_whole_paths
     from dspy_toolkit.deployment import Unit, write_unit
+    from dspy_toolkit.programs.shelf import Shelf
     from dspy_toolkit.store.files import refuse_existing, write_text
 
-    program = Path(sys.argv[0]).resolve()
-    arguments = [*(what or []), "--host", host, "--port", str(port)]
-    text = write_unit(Unit([str(program), "serve", *arguments], load_settings().home, user), kind)
+    settings = load_settings()
+    if what or ensemble:
+        make_plan(what or [], ensemble or [], settings, Shelf())
+    served = [with_whole_paths(each) for each in what or []]
+    for each in ensemble or []:
+        served += ["--ensemble", with_whole_paths(each)]
+    command = [str(Path(sys.argv[0]).resolve()), "serve", *served]
+    command += ["--host", host, "--port", str(port)]
+    text = write_unit(Unit(command, settings.home, user), kind)
     if to is None:
         out(text.rstrip("\n"))
         return

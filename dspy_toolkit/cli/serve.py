@@ -21,22 +21,23 @@ def serve_command(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Artifact folders, deployments, or models (embedded, a folder, a hub id); "
-            "NAME=WHAT serves it under another name. Without any: every deployment that has a "
-            "production version."
+            help="Artifact folders, deployments or models; NAME=WHAT for another name. "
+            "By default all that is in production."
         ),
     ] = None,
     ensemble: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=COMBINER:MEMBER,MEMBER: several artifacts or versions (NAME@3) as one; "
-            "combiners: vote, best_probability, first_valid. May be repeated."
+            help="NAME=HOW:MEMBER,MEMBER: several artifacts or versions (NAME@3) as one; HOW is "
+            "vote, best_probability or first_valid.",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs keys.")
+        str, typer.Option(help="Address; any but this machine's own needs keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")
+    ] = 8000,
     no_keys: Annotated[
         bool, typer.Option("--no-keys", help="Ask nobody on this machine for a key.")
     ] = False,
@@ -45,21 +46,26 @@ def serve_command(
     ] = False,
     supervised: Supervised = None,
     cache_ttl_s: Annotated[
-        float, typer.Option(help="How long an answer may be given again.")
+        float, typer.Option(metavar="S", help="How long an answer may be given again.")
     ] = 300.0,
-    cache_mib: Annotated[int, typer.Option(min=1, help="Most room for answers, in MiB.")] = 64,
-    requests: Annotated[int, typer.Option(min=1, help="Most requests in work at once.")] = 256,
-    body_mib: Annotated[int, typer.Option(min=1, help="Largest body, in MiB.")] = 4,
+    cache_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Most room for answers.")
+    ] = 64,
+    requests: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Most requests in work at once.")
+    ] = 256,
+    body_mib: Annotated[int, typer.Option(min=1, metavar="MIB", help="Largest body.")] = 4,
     drain_s: Annotated[
-        float, typer.Option(min=0, help="How long running requests may take to end at a stop.")
+        float, typer.Option(min=0, metavar="S", help="Time for running requests at a stop.")
     ] = 30.0,
 ) -> None:
     """Serve models and compiled programs: OpenAI's interface, and a typed path for each program.
 
-    Deployments follow their production alias: a promoted version answers new requests while
-    running ones end on the old. Ctrl-C or SIGTERM lets running requests end, then stops.
-    Each model runs in a process of its own, which is replaced when it fails; `supervised = false`
-    in config.toml, or --in-process, has it run in the server's.
+    A model is embedded, a folder, or a hub id. Deployments follow their production alias: a
+    promoted version answers new requests while running ones end on the old. Ctrl-C or SIGTERM
+    lets running requests end, then stops. Each model runs in a process of its own, which is
+    replaced when it fails; `supervised = false` in config.toml, or --in-process, has it run in
+    the server's.
 
     Example: dspy-tk serve embedded triage=./artifact --port 8000
     """

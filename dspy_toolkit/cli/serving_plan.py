@@ -68,6 +68,18 @@ def make_plan(what: list[str], ensembles: list[str], settings: Settings, shelf: 
     return plan
 
 
+def with_whole_paths(given: str) -> str:
+    """What `make_plan` takes, in a form that means the same from any folder."""
+    name, equals, rest = given.rpartition("=")
+    combiner, colon, listed = rest.rpartition(":")
+    members = [str(Path(x).expanduser().resolve()) if _is_path(x) else x for x in listed.split(",")]
+    return f"{name}{equals}{combiner}{colon}{','.join(members)}"
+
+
+def _is_path(what: str) -> bool:
+    return Path(what).expanduser().is_dir()
+
+
 def _in_production(deployments: Deployments) -> list[str]:
     found = [deployments.find(name) for name in deployments.names]
     return [each.name for each in found if "production" in each.aliases().versions]
@@ -97,6 +109,9 @@ def _ensemble(given: str, deployments: Deployments, settings: Settings) -> Await
     if combiner not in COMBINERS:
         raise InvalidInput(f"combiner {combiner!r} does not exist; {nearest(combiner, COMBINERS)}")
 
+    for member in members:
+        _check_member(member, deployments)
+
     def opened() -> Ensemble:
         programs: list[LoadedProgram] = []
         try:
@@ -115,6 +130,18 @@ def _member(given: str, deployments: Deployments, settings: Settings) -> LoadedP
         return _program(Path(given).name, Path(given).expanduser(), settings)
     name, _, version = given.partition("@")
     return deployments.find(name).bundle(version or "production").open(settings)
+
+
+def _check_member(given: str, deployments: Deployments) -> None:
+    if _is_artifact(given):
+        return
+    name, _, version = given.partition("@")
+    if name not in deployments.names:
+        raise InvalidInput(
+            f"the ensemble's member {given!r} is neither an artifact folder nor a deployment; "
+            f"{nearest(name, deployments.names)}"
+        )
+    deployments.find(name).resolve(version or "production")
 
 
 def _is_artifact(what: str) -> bool:

@@ -22,6 +22,7 @@ GIB = 2**30
 MOST_BYTES = 64 * GIB
 MOST_FILES = 1000
 _BLOCK = 2**20
+_ENDINGS = (".tar.gz", ".tgz")
 _LONGEST_NAME = 500
 
 
@@ -29,12 +30,16 @@ def export_bundle(bundle: Bundle, target: Path) -> Path:
     """Write a bundle as a `.tar.gz`; the same bundle gives the same bytes inside.
 
     Args:
-        target: the file, or a folder it gets a name in.
+        target: the file, where it ends in .tar.gz or .tgz; else a folder, made where it is
+            missing, in which the file is called NAME-VERSION.tar.gz.
 
     Raises:
         InvalidInput: the file exists. StorageError: it cannot be written.
     """
-    file = target / f"{bundle.name}-{bundle.version}.tar.gz" if target.is_dir() else target
+    named = target.name.endswith(_ENDINGS) and not target.is_dir()
+    file = target if named else target / f"{bundle.name}-{bundle.version}.tar.gz"
+    if not named and target.exists() and not target.is_dir():
+        raise InvalidInput(f"{target} is a file; give a folder, or a name that ends in .tar.gz")
     refuse_existing(file)
     with written(file) as out, tarfile.open(fileobj=out, mode="w:gz", compresslevel=6) as archive:
         for path in sorted(bundle.folder.rglob("*")):

@@ -82,6 +82,19 @@ def _preload(setting: str) -> BlasReport:
     )
 
 
+def use_one_thread() -> None:
+    """Have products run on one thread, in a process that holds a small model alone.
+
+    They are over before another thread has joined in, which then only keeps a core from others.
+    """
+    if _report is None or not _report.loaded:
+        return
+    library = ctypes.CDLL(str(_report.path))
+    for name in ("MKL_Set_Num_Threads", "openblas_set_num_threads"):
+        if hasattr(library, name):
+            getattr(library, name)(1)
+
+
 def candidates() -> Iterator[Path]:
     """Existing libraries worth trying, best first."""
     for root in dict.fromkeys((sys.prefix, sys.base_prefix, site.getuserbase() or sys.prefix)):

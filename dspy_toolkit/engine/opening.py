@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.config import Settings, load_settings
-from dspy_toolkit.engine.blas import preload_blas
+from dspy_toolkit.engine.blas import preload_blas, use_one_thread
 from dspy_toolkit.engine.options import EngineOptions
+from dspy_toolkit.engine.sizes import parameter_count
+from dspy_toolkit.engine.source import find_source, read_config
 from dspy_toolkit.errors import EngineError
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
+
+_SMALL = 8_000_000
 
 
 def open_engine(
@@ -43,7 +47,7 @@ def open_engine(
 def open_described(
     reference: str, options: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> MlxEngine:
-    """`open_engine` from JSON values, as another process gets them.
+    """`open_engine` from JSON values, in a process of its own.
 
     Args:
         options: as of `EngineOptions.dump`.
@@ -52,4 +56,8 @@ def open_described(
     Raises:
         As `open_engine`.
     """
-    return open_engine(reference, EngineOptions.load(options), Settings(**settings))
+    engine = open_engine(reference, EngineOptions.load(options), Settings(**settings))
+    folder = find_source(reference).folder
+    if parameter_count(sorted(folder.glob("*.safetensors")), read_config(folder)) < _SMALL:
+        use_one_thread()
+    return engine

@@ -217,7 +217,7 @@ class LoadedProgram:
             return await self._run(given, adapter, None)
         except dspy.DSPyError as error:
             raise _failure(error) from error
-        outputs = {name: serialize_for_json(value) for name, value in prediction.items()}
+        outputs = {name: _as_json(value) for name, value in prediction.items()}
         if PROBABILITIES not in self.outputs:
             outputs.pop(PROBABILITIES, None)
         return ProgramAnswer(
@@ -354,6 +354,11 @@ def _probabilities(prediction: Any) -> dict[str, dict[str, float]]:
         elif isinstance(certain, float | int):
             found[name] = {"true": float(certain), "false": 1.0 - float(certain)}
     return found
+
+
+def _as_json(value: Any) -> Any:
+    # DSPy's way makes a validator for each value.
+    return value if value is None or type(value) in (str, bool, int) else serialize_for_json(value)
 
 
 def _said(option: Any) -> str:

@@ -58,6 +58,7 @@ async def ask(
         ApiError: the inputs do not fit, or no usable answer came.
     """
     with Watch(program.name, program.version).during():
+        await service.turns.mine()
         answer = await program.call(values, weigh)
         if service.cache is not None and answer.answered_by == (program.primary,):
             service.cache.put(key, answer)

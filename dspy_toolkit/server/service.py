@@ -18,6 +18,7 @@ from dspy_toolkit.server.errors import ApiError, from_engine, from_toolkit
 from dspy_toolkit.server.gateway import KEY
 from dspy_toolkit.server.keys import PROGRAMS, KeyRecord
 from dspy_toolkit.server.prediction_cache import PredictionCache
+from dspy_toolkit.server.turns import Turns
 
 Health = Callable[[str], tuple[int, dict[str, Any]]]
 
@@ -29,6 +30,7 @@ class Service:
     Attributes:
         catalog: what is served.
         cache: answers of programs that may be given again; None keeps none.
+        turns: of calls that a program's model has to answer.
         health: what a check of a level ("live", "ready", "deep") finds: status and body.
         metrics: everything measured, in Prometheus's text format.
     """
@@ -37,6 +39,7 @@ class Service:
     health: Health
     metrics: Callable[[], bytes]
     cache: PredictionCache | None = field(default_factory=PredictionCache)
+    turns: Turns = field(default_factory=Turns)
 
 
 class Watch:

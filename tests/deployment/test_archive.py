@@ -137,6 +137,30 @@ def test_a_changed_file_inside_is_found(
     assert elsewhere.names == ()
 
 
+@pytest.mark.parametrize(
+    ("to", "lies"),
+    [("new/deep", "new/deep/{}"), ("one.tar.gz", "one.tar.gz"), ("new/one.tgz", "new/one.tgz")],
+)
+def test_an_export_goes_into_a_folder_or_to_the_name_of_an_archive(
+    exported: Path, deployments: Deployments, tmp_path: Path, to: str, lies: str
+) -> None:
+    bundle = deployments.find("triage").bundle("candidate")
+    file = export_bundle(bundle, tmp_path / to)
+
+    assert file == tmp_path / lies.format(exported.name)
+    assert file.read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_an_export_to_a_file_that_is_no_archive_is_refused(
+    exported: Path, deployments: Deployments, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    bundle = deployments.find("triage").bundle("candidate")
+
+    with pytest.raises(InvalidInput, match="is a file; give a folder"):
+        export_bundle(bundle, tmp_path / "notes")
+
+
 def test_an_export_never_overwrites(exported: Path, deployments: Deployments) -> None:
     bundle = deployments.find("triage").bundle("candidate")
 

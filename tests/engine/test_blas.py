@@ -101,6 +101,23 @@ def test_no_thread_has_openmp_wait_busily_for_long() -> None:
     assert fresh(code) == [1]
 
 
+@linux
+@pytest.mark.skipif(not any("mkl" in str(each) for each in candidates()), reason="needs MKL")
+def test_the_process_of_a_small_model_leaves_the_other_cores_to_others(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, json, os\n"
+        "os.environ['MKL_NUM_THREADS'] = '2'\nos.environ['MKL_DYNAMIC'] = 'FALSE'\n"
+        "from dspy_toolkit.engine import blas\n"
+        "from dspy_toolkit.engine.opening import open_described\n"
+        "library = ctypes.CDLL(str(blas.preload_blas('auto').path))\n"
+        "before = library.MKL_Get_Max_Threads()\n"
+        f"open_described('embedded', {{}}, {{'home': {str(tmp_path)!r}}}).close()\n"
+        "print(json.dumps([before, library.MKL_Get_Max_Threads()]))"
+    )
+
+    assert fresh(code) == [2, 1]
+
+
 def test_a_process_that_fails_to_measure_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     measured = measure("auto")
