@@ -77,6 +77,9 @@ def list_(
         if json:
             out_json({"deployments": rows})
             return
+        if not rows:
+            say("no deployment yet; make one with `dspy-tk deploy push ARTIFACT --name NAME`")
+            return
         table(
             "",
             ("name", "versions", "production", "candidate"),
