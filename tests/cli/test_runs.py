@@ -63,7 +63,7 @@ def test_list_shows_the_newest_first(runs: tuple[str, str]) -> None:
 
     assert [each["run"] for each in facts] == [runs[1], runs[0]]
     assert (facts[0]["status"], facts[0]["calls"]) == ("finished", {"made": 24, "cached": 0})
-    assert all(word in told for word in (*runs, "came to", facts[0]["verdict"]))
+    assert all(word in told for word in (*runs, "came to", "not shown"))
 
 
 def test_a_row_of_the_list_is_one_line_of_a_terminal(runs: tuple[str, str]) -> None:
@@ -72,7 +72,7 @@ def test_a_row_of_the_list_is_one_line_of_a_terminal(runs: tuple[str, str]) -> N
 
     assert [row[0] for row in rows] == [runs[1], runs[0]]
     assert all(row[-1] == "24" for row in rows)
-    assert len(told.splitlines()) == 2 + len(rows) + told.splitlines().count(" " * 80)
+    assert len([line for line in told.splitlines() if line.strip()]) == 2 + len(rows)
 
 
 def test_list_says_when_there_is_more(runs: tuple[str, str]) -> None:
