@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.compiler import candidates, job, logs
+from dspy_toolkit.compiler import candidates, logs, stages
 from dspy_toolkit.compiler.course import Course
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.compiler.runs import list_runs
@@ -37,7 +37,7 @@ WRITERS: list[tuple[Any, str, str]] = [
     (logs.RunLogs, "__call__", "logs"),
     (candidates.CandidateLog, "__call__", "candidates"),
     (candidates.CandidateWatch, "_keep", "candidates"),
-    (job, "write_outcomes", "scores"),
+    (stages, "write_outcomes", "scores"),
 ]
 
 
