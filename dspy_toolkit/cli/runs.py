@@ -46,6 +46,10 @@ def list_command(
     if json:
         out_json({"runs": facts})
         return
+    if not facts:
+        which = f" of task {task!r}" if task else ""
+        say(f"no run{which}; `dspy-tk compile TASK` makes one")
+        return
     table("", ("run", "came to", "before", "after", "calls"), map(_row, facts))
     if len(facts) == limit:
         say(f"the newest {limit}; more with --limit")

@@ -75,6 +75,13 @@ def test_a_row_of_the_list_is_one_line_of_a_terminal(runs: tuple[str, str]) -> N
     assert len([line for line in told.splitlines() if line.strip()]) == 2 + len(rows)
 
 
+def test_list_says_when_there_is_none() -> None:
+    told = invoke("list", "--task", "nothing")
+
+    assert told.stdout == ""
+    assert "no run of task 'nothing'" in told.stderr
+
+
 def test_list_says_when_there_is_more(runs: tuple[str, str]) -> None:
     assert "the newest 1; more with --limit" in invoke("list", "--limit", 1).stderr
 
