@@ -258,7 +258,7 @@ class Supervisor:
         while not self._ending():
             found = selector.select(policy.beat_s / 2)
             before, now = now, time.monotonic()
-            if now - before > policy.beat_s:
+            if now - before > policy.silent_s / 2:
                 watch.overslept(now - before)
             watch.busy(now, len(self.calls))
             for frame in life.receive() if found else ():
