@@ -4,8 +4,9 @@
 
 Bare and guarded calls take turns in one run, so that a busy machine slows both. Of each, the
 fastest round counts: what the code costs. Processor time is shown beside, since other programs
-take none of it. As a measure of the machine, the standard library's own way to give up on a call
-(`concurrent.futures`, `asyncio.wait_for`) takes its turns too.
+take none of it. As measures of the machine, the standard library's own ways to give up on a call
+(`concurrent.futures`, `asyncio.wait_for`) take their turns too, and so does waking another thread
+by a lock and being woken by it, which is the least that any of them can do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +92,25 @@ class InstantTwin:
 
     async def aclose(self) -> None:
         pass
+
+
+class Echo:
+    """A thread that is woken, does nothing, and wakes its caller."""
+
+    def __init__(self) -> None:
+        self._there, self._back = threading.Lock(), threading.Lock()
+        self._there.acquire()
+        self._back.acquire()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def wake(self) -> None:
+        self._there.release()
+        self._back.acquire()
+
+    def _run(self) -> None:
+        while True:
+            self._there.acquire()
+            self._back.release()
 
 
 class Punctual(Instant):
@@ -173,8 +194,8 @@ def measure(calls: int, rounds: int) -> list[dict[str, float | str]]:
     watched = guarded(TimeoutPolicy(first_token_s=5.0, between_tokens_s=2.0, whole_s=10.0), 20.0)
     in_place = guarded(TimeoutPolicy(whole_s=10.0), 20.0, Punctual())
     tokens_in_place = guarded(watched.policy.engines["local"].timeouts, 20.0, Punctual())
-    pool = ThreadPoolExecutor(1)
-    first, second, third, fourth, standard = rounds_of(
+    pool, echo = ThreadPoolExecutor(1), Echo()
+    first, second, third, fourth, standard, woken = rounds_of(
         calls,
         rounds,
         lambda: bare.complete(REQUEST),
@@ -182,11 +203,13 @@ def measure(calls: int, rounds: int) -> list[dict[str, float | str]]:
         lambda: in_place.complete(REQUEST),
         lambda: limited.complete(REQUEST),
         lambda: pool.submit(bare.complete, REQUEST).result(10.0),
+        lambda: (in_place.complete(REQUEST), echo.wake()),
     )
     rows = [
         row("complete, threads, no time limit", first, second),
         row("complete, threads, timeout and deadline, the toolkit's engines", first, third),
         row("complete, threads, timeout and deadline, any engine", first, fourth),
+        row("(the second, and waking a thread that does nothing)", first, woken),
         row("(concurrent.futures with a timeout, no policy)", first, standard),
     ]
     few = max(calls // TOKENS, 1)

@@ -194,8 +194,7 @@ class LoadedProgram:
             yield await task
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
     def close(self) -> None:
         """Give the model back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ class Watch:
             self.done(told.code or type(error).__name__)
             raise told from error
         except BaseException as error:
-            left = type(error).__name__ in ("CancelledError", "GeneratorExit")
+            left = isinstance(error, asyncio.CancelledError | GeneratorExit)
             self.done("cancelled" if left else type(error).__name__)
             raise
         self.done()

@@ -13,7 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from dspy_toolkit.contract import LM15Error
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.events import RequestBroken, emit
 from dspy_toolkit.server.errors import ApiError, from_engine, from_toolkit, stopping, unexpected
+from dspy_toolkit.server.gateway import REQUEST_ID
 from dspy_toolkit.server.writing import event
 
 T = TypeVar("T")
@@ -124,21 +126,22 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = asyncio.ensure_future(self._send(send))
+        sending = asyncio.ensure_future(self._send(send, str(scope["state"][REQUEST_ID])))
         watching = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # The server stops and waits no longer: say so in the stream.
             await _ended(sending, watching)
-            with suppress(Exception):
+            # By then the caller may be gone, or have the whole.
+            with suppress(OSError, RuntimeError):
                 await send(_body(event(stopping().body), more=False))
             raise
         finally:
             await _ended(sending, watching)
             await self._events.aclose()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, request_id: str) -> None:
         try:
             async for piece in self._events:
                 await send(_body(piece, more=True))
@@ -150,8 +153,9 @@ class EventStream(Response):
             await send(_body(event(from_toolkit(error).body), more=True))
         except OSError:
             return
-        except Exception:  # noqa: BLE001 - the answer has begun, so it must be told in it
-            await send(_body(event(unexpected("").body), more=True))
+        except Exception as error:  # noqa: BLE001 - the answer has begun, so it must be told in it
+            emit(RequestBroken(request_id, type(error).__name__))
+            await send(_body(event(unexpected(request_id).body), more=True))
         await send(_body(b"", more=False))
 
 
@@ -184,6 +188,4 @@ async def _with_first(
 async def _ended(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,17 @@ import httpx
 import pytest
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.contract import (
+    Request,
+    StreamDeltaEvent,
+    StreamEvent,
+    StreamStartEvent,
+    TextDelta,
+)
+from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.events import Event, RequestBroken, RequestFinished, subscribed
 from dspy_toolkit.programs.artifact import Artifact
-from dspy_toolkit.server import Catalog, Door, Keys
+from dspy_toolkit.server import Catalog, Door, Keys, ServedModel
 from dspy_toolkit.server.gateway import LOCAL_HOSTS
 from tests.server.conftest import filled_catalog
 from tests.server.serving import PATIENCE_S, Running, running
@@ -261,6 +269,33 @@ def test_what_nobody_foresaw_is_told_by_an_id_and_nothing_else(
     assert answer.status_code == 500
     assert told.request in error(answer)["message"]
     assert told.error == "RuntimeError"
+    assert "secret" not in answer.text
+
+
+class Breaking(ScriptedEngine):
+    """Says one word, and then does what nobody foresaw."""
+
+    @property
+    def async_twin(self) -> Any:
+        return self
+
+    async def stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:  # type: ignore[override]
+        yield StreamStartEvent(model="m")
+        yield StreamDeltaEvent(delta=TextDelta(text="one", part_index=0))
+        raise RuntimeError("/secret/path and sk-key")
+
+
+def test_a_stream_that_breaks_in_the_middle_is_told_by_the_same_id() -> None:
+    heard: list[Event] = []
+    catalog = Catalog(models={"nano": ServedModel.over("nano", Breaking(lambda _: "ok"))})
+    with subscribed(heard.append), running(catalog) as server, server.http() as http:
+        answer = http.post(CHAT, json={**HELLO, "stream": True})
+
+    (told,) = [each for each in heard if isinstance(each, RequestBroken)]
+    assert answer.status_code == 200
+    assert "one" in answer.text
+    assert f"the server failed on request {told.request}" in answer.text
+    assert answer.headers["x-request-id"] == told.request
     assert "secret" not in answer.text
 
 
