@@ -17,10 +17,10 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.deployment.policy import guarded, read_sources
 from dspy_toolkit.engine.digest import model_digest
 from dspy_toolkit.engine.source import download, find_source
-from dspy_toolkit.errors import IntegrityError, InvalidInput
+from dspy_toolkit.errors import IntegrityError, InvalidInput, ToolkitError
 from dspy_toolkit.programs.artifact import Artifact, load_artifact
 from dspy_toolkit.programs.lm import LocalLM, local_lm
-from dspy_toolkit.programs.served import LoadedProgram, open_program
+from dspy_toolkit.programs.served import LoadedProgram, ProgramFailed, open_program
 from dspy_toolkit.registry import validate_values
 from dspy_toolkit.store.files import read_json, sha256_json, storage_errors, write_json, write_text
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
@@ -242,7 +242,14 @@ async def smoke_test(program: LoadedProgram, inputs: Mapping[str, Any]) -> None:
     Raises:
         ProgramFailed: it gave no answer. InvalidInput: the answer does not fit its signature.
     """
-    answer = await program.call(inputs)
+    try:
+        answer = await program.call(inputs)
+    except ToolkitError:
+        raise
+    except Exception as error:
+        # The program's own code may raise anything.
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ProgramFailed("failed", f"the program failed its smoke test: {told}") from error
     if program.artifact.signature is not None:
         validate_values(program.artifact.signature, "outputs", answer.outputs)
 

@@ -104,14 +104,22 @@ def test_every_answer_comes_whole_from_one_version_over_a_thousand_switches(
     assert count > 1000
 
 
-@pytest.mark.parametrize("harm", ["damaged", "gone"])
+@pytest.mark.parametrize("harm", ["damaged", "gone", "broken"])
 def test_a_version_that_cannot_be_served_is_refused_and_the_old_one_stays(
     deployments: Deployments, settings: Settings, tmp_path: Path, harm: str
 ) -> None:
-    deployment = pushed(deployments, settings, tmp_path, "A", "B")
+    needed = tmp_path / "needed"
+    needed.write_text("B")
+    deployment = pushed(deployments, settings, tmp_path, "A")
+    write_marked(
+        tmp_path / "B", settings, f'" + __import__("pathlib").Path({str(needed)!r}).read_text() + "'
+    )
+    deployment.push(tmp_path / "B", settings, PushOptions(smoke=INPUTS))
     first, second = deployment.versions
     point(deployment, first)
-    if harm == "damaged":
+    if harm == "broken":
+        needed.unlink()
+    elif harm == "damaged":
         (deployment.place(second) / "artifact" / "program.json").write_text("{}")
     else:
         shutil.rmtree(deployment.place(second))

@@ -159,7 +159,8 @@ def test_rounds_of_faults_make_nothing_grow() -> None:
 
     assert sum(each.broken for each in seen) == 0
     assert sum(each.replaced for each in seen) >= 3
-    assert growth(seen, lambda each: each.series) == 0
+    # A kind of failure that is first seen late is new series; one for each call would be hundreds.
+    assert growth(seen, lambda each: each.series) <= 8
     assert growth(seen, lambda each: each.handles) <= 6
     assert growth(seen, lambda each: each.threads) <= RUNNING
     assert growth(seen, lambda each: each.memory_bytes) <= 16 << 20
