@@ -6,8 +6,6 @@ import json
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from dspy_toolkit.errors import IntegrityError
 
 
@@ -22,6 +20,8 @@ def check(content: Any, schema_file: Traversable, what: str) -> None:
     Raises:
         IntegrityError: it does not fit; the message names the first place that is wrong.
     """
+    from jsonschema import Draft202012Validator
+
     schema = json.loads(schema_file.read_text("utf-8"))
     problems = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda e: e.json_path)
     if problems:
