@@ -131,7 +131,8 @@ def prune(
         str, typer.Option(help="layers, ffn, heads, width or unstructured.")
     ] = "ffn",
     target: Annotated[
-        float, typer.Option(help="Share of the parameters to leave out, or of weights to zero.")
+        float,
+        typer.Option(help="Share of the parameters to leave out at least, or of weights to zero."),
     ] = 0.25,
     heal: Heal = False,
     steps: Steps = None,

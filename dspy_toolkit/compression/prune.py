@@ -141,7 +141,7 @@ def kept_count(subject: Subject, layout: Layout, options: Any) -> int:
             return kept
     least = step if step < total else 1
     raise InvalidInput(
-        f"leaving out {structure} removes at most {100 * removed(least):.0f} % of the parameters "
+        f"leaving out {structure} removes at most {100 * removed(least):.3g} % of the parameters "
         f"of {subject.reference}, {100 * options.target:g} % were asked for; lower --target, or "
         f"choose another --structure of {', '.join(STRUCTURES[:-1])}"
     )
