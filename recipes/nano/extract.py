@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from random import Random
+from typing import Protocol
 
 import lexicon
 import render
@@ -15,6 +16,7 @@ HELD_OUT_DOMAINS = ("travel", "school")
 ORDERS = ("name", "place", "object", "number")
 UNITS = ("days", "weeks", "months", "years", "hours")
 GUESTS = ("people", "guests", "children", "members", "adults")
+BOUND = "\nConstraints: minimum length: 1"
 Example = tuple[tuple[str, ...], tuple[str, ...]]
 Drawn = tuple[dict[str, str], dict[str, str]]
 
@@ -104,17 +106,30 @@ class Questions:
         yes_no: which of the two; None lets each question be either.
         reasons: whether the fact is repeated before the answer.
         domains: where the facts come from; those trained on if empty.
+        count: least and most facts of a context.
+        alike: whether all facts say the same of different things, so that a value of one is a
+            wrong answer about another.
+        bound: what is added to the description of an answer, where it has one.
     """
 
     def __init__(
-        self, rng: Random, yes_no: bool | None, reasons: bool, domains: tuple[str, ...] = ()
+        self,
+        rng: Random,
+        yes_no: bool | None,
+        reasons: bool,
+        domains: tuple[str, ...] = (),
+        count: tuple[int, int] = (2, 5),
+        alike: bool = False,
+        bound: str = "",
     ) -> None:
-        self.rng, self.yes_no = rng, yes_no
+        self.rng, self.yes_no, self.count = rng, yes_no, count
         self.facts = of_domains("fact", domains)
-        if rng.random() < 0.4:
+        if alike:
+            self.facts = [rng.choice(self.facts)]
+        elif rng.random() < 0.4:
             domain = rng.choice(self.facts)["domain"]
             self.facts = [fact for fact in self.facts if fact["domain"] == domain]
-        self.one_key = rng.random() < 0.4
+        self.one_key = not alike and rng.random() < 0.4
         self.truths = ("True", "False") if yes_no and rng.random() < 0.4 else ("yes", "no")
         verdict = rng.choice(("answer", "verdict", "result")) if yes_no else "answer"
         told = rng.random() < 0.3
@@ -122,6 +137,7 @@ class Questions:
             verdict,
             kind="bool" if self.truths[0] == "True" else "str",
             desc=rng.choice(lexicon.split_lines(data()["instructions"]["answer_descriptions"]))
+            + bound
             if told and not yes_no
             else "",
         )
@@ -138,7 +154,7 @@ class Questions:
         drawn: list[Drawn] = []
         said: set[tuple[str, str]] = set()
         shared = draw_values(rng)
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(*self.count)):
             fact, values = rng.choice(self.facts), draw_values(rng)
             if self.one_key:
                 values |= {fact["key"]: shared[fact["key"]]}
@@ -178,15 +194,29 @@ class Questions:
         return other
 
 
-def episode(rng: Random, source: Extraction | Questions, room: Room, demos: int) -> list[Piece]:
-    """As `episodes.classify`: demonstrations as far as there is room, and a last question."""
+class Source(Protocol):
+    """What an episode is about: its task, and examples of it."""
+
+    task: Task
+
+    def draw(self) -> Example: ...
+
+
+def episode(
+    rng: Random, source: Source, room: Room, demos: int, partial: bool = False
+) -> list[Piece]:
+    """As `episodes.classify`: demonstrations as far as there is room, and a last question.
+
+    `partial` leaves the reasoning out of the demonstrations, as DSPy does with labelled examples.
+    """
     task = source.task
+    partial = partial and task.outputs[0].name == "reasoning"
     pieces = [Piece(text) for text in render.system(task)]
     room(pieces)
     last = _turn(rng, task, *source.draw(), True)
     room(last)
     for _ in range(demos):
-        turn = _turn(rng, task, *source.draw(), False)
+        turn = _turn(rng, task, *source.draw(), False, partial)
         if not room(turn):
             break
         pieces += turn
@@ -194,15 +224,23 @@ def episode(rng: Random, source: Extraction | Questions, room: Room, demos: int)
 
 
 def _turn(
-    rng: Random, task: Task, inputs: tuple[str, ...], values: tuple[str, ...], request: bool
+    rng: Random,
+    task: Task,
+    inputs: tuple[str, ...],
+    values: tuple[str, ...],
+    request: bool,
+    partial: bool = False,
 ) -> list[Piece]:
     marker_weight = MARKER_WEIGHT if request or rng.random() < MARKED_TURNS else 0.0
-    pieces = [Piece(text) for text in render.question(task, inputs, request)]
+    values = (render.MISSING, *values[1:]) if partial else values
+    pieces = [Piece(text) for text in render.question(task, inputs, request, partial)]
     field = -1
     for text, is_value in render.answer(task, values):
         field += is_value
-        if is_value:
-            pieces.append(Piece(text, LAST if request else 1.0, 2, field))
-        else:
+        if not is_value:
             pieces.append(Piece(text, marker_weight))
+        elif text == render.MISSING:
+            pieces.append(Piece(text))
+        else:
+            pieces.append(Piece(text, LAST if request else 1.0, 2, field))
     return pieces

@@ -7,6 +7,7 @@ from random import Random
 import episodes
 import extract
 from episodes import FORMS, Piece, Room
+from orders import Orders
 
 # Forms of growing length. Each is mostly trained on for so many steps before the next is added.
 ORDER = (
@@ -20,7 +21,7 @@ ORDER = (
     "twins",
     "clauses",
 )
-LEVEL_STEPS = 300
+LEVEL_BATCHES = 600
 NOW = 0.7
 BACK = 4
 MANY = 100
@@ -40,33 +41,33 @@ LENGTHS = {
     "spans": (192, 256, 384),
     "verdicts": (192, 256, 384),
     "either": (256, 384, 640),
+    "orders": (640, 900),
 }
-# Shares of whole prompts, once every level is done.
-WHOLE = {
-    "full": 9,
-    "clauses": 2,
-    "twins": 1,
-    "mood": 1,
-    "mood_named": 1,
-    "made_up": 2,
-    "extract": 1.5,
-    "spans": 1.5,
-    "verdicts": 1.5,
-    "either": 1.5,
-}
+# Shares of whole prompts, once every level is done: classification and the rest take turns.
+CLASSES = {"full": 9, "clauses": 2, "twins": 1, "mood": 1, "mood_named": 1, "made_up": 2}
+REST = {"extract": 3, "spans": 3, "verdicts": 5, "either": 4, "orders": 2.5}
+# Forms of which some rows fill the whole context, how many, and how long those are.
+LONG_FORMS = ("full", "made_up", *REST)
+LONG_SHARE = 0.15
+LONG = (1100, 1900)
+# How many facts stand in a context of yes or no; the first are the easy ones.
+COUNTS = ((1, 1), (1, 1), (1, 2), (2, 2), (2, 5))
 
 
-def choose(step: int, rng: Random) -> str:
-    """The form of the batch of a step: mostly that of its level, else an earlier one."""
-    level = step // LEVEL_STEPS
+def choose(batch: int, rng: Random) -> str:
+    """The form of a batch: mostly that of its level, else an earlier one."""
+    level = batch // LEVEL_BATCHES
     if level >= len(ORDER):
-        return rng.choices(list(WHOLE), list(WHOLE.values()))[0]
+        shares = REST if batch % 2 else CLASSES
+        return rng.choices(list(shares), list(shares.values()))[0]
     if level == 0 or rng.random() < NOW:
         return ORDER[level]
     return ORDER[rng.randrange(max(0, level - BACK), level)]
 
 
 def length(form: str, rng: Random) -> int:
+    if form in LONG_FORMS and rng.random() < LONG_SHARE:
+        return rng.randint(*LONG)
     return rng.choice(LENGTHS[form])
 
 
@@ -74,9 +75,16 @@ def draw(form: str, rng: Random, room: Room) -> list[Piece]:
     """One episode of a form, with as many demonstrations as the row has room for."""
     if form == "extract":
         return extract.episode(rng, extract.Extraction(rng), room, MANY)
+    if form == "orders":
+        return extract.episode(rng, Orders(rng), room, MANY)
+    partial, reasons = rng.random() < 0.3, rng.random() < 0.5
     yes_no = {"spans": False, "verdicts": True, "either": None}
     if form in yes_no:
-        questions = extract.Questions(rng, yes_no[form], reasons=rng.random() < 0.5)
-        return extract.episode(rng, questions, room, MANY)
+        count = rng.choice(COUNTS) if form == "verdicts" else COUNTS[-1]
+        alike, bound = rng.random() < 0.3, rng.choice(("", extract.BOUND))
+        questions = extract.Questions(
+            rng, yes_no[form], reasons, count=count, alike=alike, bound=bound
+        )
+        return extract.episode(rng, questions, room, MANY, partial)
     natural = form in ("clauses", "full") and rng.random() < 0.15
     return episodes.classify(rng, FORMS[form], room, MANY, natural=natural)

@@ -19,12 +19,18 @@ SHAPE_LINE = (
 OBJECTIVE = (
     "\n\n[[ ## completed ## ]]\nIn adhering to this structure, your objective is: \n        "
 )
+ADHERE = "        # note: the value you produce must adhere to the JSON schema: "
 NOTES = {
     "str": "",
     "bool": "        # note: the value you produce must be True or False",
     "int": "        # note: the value you produce must be a single int value",
     "float": "        # note: the value you produce must be a single float value",
 }
+MISSING = "Not supplied for this particular example. "
+PARTIAL = (
+    "\n<|im_start|>user\nThis is an example of the task, though some input or output fields are"
+    " not supplied.\n\n[[ ## "
+)
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
 USER = "\n<|im_start|>user\n[[ ## "
@@ -78,20 +84,23 @@ PHRASES = (
     "']), " + ENDING,
     "), " + ENDING,
     " ## ]]`, " + ENDING,
-    "Not supplied for this particular example. ",
-    "\n<|im_start|>user\nThis is an example of the task, though some input or output fields are"
-    " not supplied.\n\n[[ ## ",
+    MISSING,
+    PARTIAL,
 )
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a signature; `labels` makes it a Literal, else `kind` is its type."""
+    """One field of a signature; `labels` makes it a Literal, else `kind` is its type.
+
+    `schema` is the JSON schema of a kind that is not among `NOTES`.
+    """
 
     name: str
     kind: str = "str"
     labels: tuple[str, ...] = ()
     desc: str = ""
+    schema: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,12 @@ def _described(fields: tuple[Field, ...]) -> list[str]:
             for label in field.labels[:-1]:
                 pieces += [label, "', '"]
             pieces += [field.labels[-1], "']):" + space]
+        elif field.schema:
+            # Not one token: the text after it is encoded together with the space before.
+            pieces += (
+                [f"` ({field.kind}):", space + field.desc] if space else [f"` ({field.kind}):"]
+            )
+            continue
         else:
             pieces.append(f"` ({field.kind}):" + space)
         if field.desc:
@@ -134,8 +149,11 @@ def _slots(fields: tuple[Field, ...]) -> list[str]:
             if not last:
                 pieces.append(NEXT)
         else:
-            note = NOTES[field.kind]
-            if note:
+            note = NOTES.get(field.kind, "")
+            if field.schema:
+                # The last brace of the schema is one token with what follows.
+                pieces += ["}" + ADHERE + field.schema[:-1], "}" if last else "}\n\n[[ ## "]
+            elif note:
                 pieces.append("}" + note)
                 pieces += [] if last else [NEXT]
             else:
@@ -162,11 +180,17 @@ def system(task: Task) -> list[str]:
     return [*pieces, END]
 
 
-def question(task: Task, values: tuple[str, ...], request: bool) -> list[str]:
-    """A user turn and the header of the answer; `request` adds the closing instructions."""
+def question(
+    task: Task, values: tuple[str, ...], request: bool, partial: bool = False
+) -> list[str]:
+    """A user turn and the header of the answer.
+
+    `request` adds the closing instructions; `partial` says that a field is not supplied.
+    """
     pieces: list[str] = []
+    first = PARTIAL if partial else USER
     for number, (field, value) in enumerate(zip(task.inputs, values, strict=True)):
-        pieces += [NEXT if number else USER, field.name, MARK, value]
+        pieces += [NEXT if number else first, field.name, MARK, value]
     if request:
         pieces += [REQUEST, *_wanted(task.outputs)]
     return [*pieces, TURN]

@@ -9,7 +9,7 @@ from mlx_lm.models.llama import Model, ModelArgs
 
 WIDTH, LAYERS, HEADS, INNER = 128, 4, 4, 384
 THETA = 10000.0
-CONTEXT = 1024
+CONTEXT = 2048
 
 
 def config(vocabulary: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 from random import Random
@@ -12,7 +12,9 @@ import curriculum
 import dspy
 import episodes
 import extract
+import make
 import mixture
+import orders
 import pytest
 import render
 import tokens
@@ -20,6 +22,7 @@ from dspy.signatures.signature import make_signature
 from render import Field, Task
 
 from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.task import load_task
 
 HERE = Path(__file__).parent
 TYPES = {"str": str, "bool": bool, "int": int, "float": float}
@@ -38,15 +41,49 @@ TASKS = (
     Task((Field("a"),), (Field("n", kind="int"), Field("b", labels=("u v", "w"))), "Do it."),
     Task((Field("a"),), (Field("b", labels=("x", "y"), desc="which"), Field("c")), "Do it."),
 )
+BOUND = "\nConstraints: minimum length: 1"
+ORDER = Task(
+    (Field("email", desc="an email that orders goods"),),
+    (
+        Field("customer", desc="full name of the person who orders" + BOUND),
+        Field(
+            "goods",
+            kind="list[Item]",
+            desc="what is ordered, in the order of the email" + BOUND,
+            schema=orders.schema(
+                "Item",
+                "name",
+                "quantity",
+                ("the product, in the singular and without a quantity", ""),
+            ),
+        ),
+        Field(
+            "total",
+            kind="float",
+            desc="the amount to pay for the whole order, in dollars\n"
+            "Constraints: greater than or equal to: 0",
+        ),
+        Field("express", kind="bool", desc="whether the customer asks for express delivery"),
+    ),
+    "Read the order out of the customer's email.",
+)
+POLICY = Task(
+    (Field("context", desc="a few sentences of a company policy"), Field("question")),
+    (
+        Field("reasoning"),
+        Field("answer", desc="yes, no, or a few words taken from the policy" + BOUND),
+    ),
+    "Answer the question from the policy alone.",
+)
 EXAMPLE = {"str": "some text", "bool": "True", "int": "3", "float": "1.5"}
 
 
 def _signature(task: Task) -> type[dspy.Signature]:
     fields: dict[str, Any] = {}
-    for group, make in ((task.inputs, dspy.InputField), (task.outputs, dspy.OutputField)):
+    for group, field_of in ((task.inputs, dspy.InputField), (task.outputs, dspy.OutputField)):
         for field in group:
             kind = Literal[field.labels] if field.labels else TYPES[field.kind]
-            fields[field.name] = (kind, make(desc=field.desc) if field.desc else make())
+            fields[field.name] = (kind, field_of(desc=field.desc) if field.desc else field_of())
     return make_signature(fields, instructions=task.instructions)
 
 
@@ -73,6 +110,34 @@ def test_prompts_equal_those_of_dspy(task: Task) -> None:
     assert "".join(ours) == theirs
 
 
+@pytest.mark.parametrize("name", ["order_extraction", "policy_answers"])
+def test_prompts_equal_those_of_an_example_with_labelled_demonstrations(name: str) -> None:
+    """An order has a list of objects; the demonstrations of the policies lack their reasoning."""
+    program = load_task(HERE.parents[1] / "examples" / name)
+    train = list(program.data.train.examples)
+    predict = program.program().predictors()[0]
+    outputs = tuple(predict.signature.output_fields)
+    theirs = _chat(dspy.ChatAdapter().format(predict.signature, train[:2], train[2].inputs()))
+    task = ORDER if name == "order_extraction" else POLICY
+
+    ours = render.system(task)
+    for index, example in enumerate(train[:3]):
+        inputs = tuple(example[field.name] for field in task.inputs)
+        partial, request = name == "policy_answers", index == 2
+        ours += render.question(task, inputs, request, partial and not request)
+        if not request:
+            values = tuple(_written(example.get(field, render.MISSING)) for field in outputs)
+            ours += [text for text, _ in render.answer(task, values)]
+
+    assert "".join(ours) == theirs
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps([each.model_dump() for each in value])
+    return str(value)
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return tokens.build(12000)
@@ -84,6 +149,24 @@ def test_pieces_encode_as_the_whole_text_does(tokenizer: Any, form: str) -> None
     for seed in range(20):
         rng = Random(seed)
         pieces = episodes.classify(rng, episodes.FORMS[form], lambda _: True, demos=6)
+        text = "".join(piece.text for piece in pieces)
+
+        assert [i for p in pieces for i in encode(p.text)] == tokenizer.encode(text).ids
+
+
+def room_for(demonstrations: int) -> episodes.Room:
+    """Room for the instructions, the last question and so many demonstrations."""
+    fits = iter([True] * (demonstrations + 2))
+    return lambda _: next(fits, False)
+
+
+@pytest.mark.parametrize("form", mixture.REST)
+def test_pieces_of_what_is_no_label_encode_as_the_whole_text_does(
+    tokenizer: Any, form: str
+) -> None:
+    encode = tokens.PieceEncoder(tokenizer)
+    for seed in range(20):
+        pieces = mixture.draw(form, Random(seed), room_for(5))
         text = "".join(piece.text for piece in pieces)
 
         assert [i for p in pieces for i in encode(p.text)] == tokenizer.encode(text).ids
@@ -132,6 +215,20 @@ def test_a_verdict_is_right_as_often_as_wrong() -> None:
     assert 110 < right < 190
 
 
+def test_an_order_says_what_its_fields_hold() -> None:
+    for seed in range(40):
+        made = orders.Orders(Random(seed))
+        (text,), values = made.draw()
+        held = dict(zip(made.parts, values, strict=True))
+
+        assert "{" not in text
+        assert held.get("who", "") in text
+        assert all(
+            name.split()[-1] in text and count in range(1, 13)
+            for name, count in map(dict.values, json.loads(held.get("what", "[]")))
+        )
+
+
 @pytest.mark.parametrize("form", mixture.LENGTHS)
 def test_an_example_of_every_form_fits_its_length(form: str, tokenizer: Any) -> None:
     encode = tokens.PieceEncoder(tokenizer)
@@ -148,13 +245,22 @@ def test_a_batch_is_a_function_of_its_number() -> None:
     assert curriculum.examples(1, 3000, 4) != curriculum.examples(1, 3001, 4)
 
 
-def test_the_whole_way_gives_a_model_that_loads(tmp_path: Path) -> None:
+def test_the_whole_way_gives_a_model_that_loads(
+    tmp_path: Path,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A few steps of each part; the second call finds everything done."""
-    command = [sys.executable, str(HERE / "make.py"), "--out", str(tmp_path), "--tokens", "8192"]
+    monkeypatch.setattr(tokens, "build", lambda: tokenizer)
+    monkeypatch.setattr(sys, "argv", ["make.py", "--out", str(tmp_path), "--tokens", "8192"])
 
-    made = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in "ab"]
+    made = []
+    for _ in range(2):
+        make.main()
+        made.append(capsys.readouterr().out)
 
-    model = local_lm(made[0].stdout.strip(), max_tokens=4)
-    assert made[0].stdout == made[1].stdout
+    model = local_lm(made[0].strip(), max_tokens=4)
+    assert made[0] == made[1]
     assert len(model("hello")) == 1
     model.release()

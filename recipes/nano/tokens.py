@@ -122,7 +122,7 @@ class PieceEncoder:
         return found
 
     def __call__(self, piece: str) -> list[int]:
-        if " " not in piece or "\n" in piece or piece in PHRASE_SET:
+        if " " not in piece or "\n" in piece or "  " in piece or piece in PHRASE_SET:
             return list(self._encode(piece))
         return [i for chunk in re.findall(r" ?[^ ]+| +", piece) for i in self._encode(chunk)]
 
