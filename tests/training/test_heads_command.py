@@ -27,9 +27,13 @@ def command(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Any:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
+    return shortened(tmp_path, train=32, validation=12, test=20)
+
+
+def shortened(tmp_path: Path, **rows: int) -> Path:
     """The example with fewer rows, compiled without a search."""
     shutil.copytree(EXAMPLE, tmp_path / "task")
-    for name, count in (("train", 32), ("validation", 12), ("test", 20)):
+    for name, count in rows.items():
         file = tmp_path / "task" / "data" / f"{name}.jsonl"
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     file = tmp_path / "task" / "task.toml"
@@ -43,7 +47,7 @@ def test_heads_are_trained_scored_and_asked_from_the_command_line(
 ) -> None:
     place = tmp_path / "heads"
 
-    trained = command("train", task, "--output", place, "--steps", 40, "--json")
+    trained = command("train", task, "--output", place, "--steps", 20, "--json")
     scored = command("evaluate", place, task, "--json")
     asked = command("run", place, "--input", TICKET)
 
@@ -56,15 +60,16 @@ def test_heads_are_trained_scored_and_asked_from_the_command_line(
 
 
 def test_heads_learn_the_good_answers_of_a_compiled_program(
-    command: Any, task: Path, settings: Settings, tmp_path: Path
+    command: Any, settings: Settings, tmp_path: Path
 ) -> None:
     from dspy_toolkit.compiler.run import CompileOptions, compile_task
     from dspy_toolkit.programs.task import load_task
 
+    task = shortened(tmp_path, train=16, validation=4, test=4)
     run = compile_task(load_task(task), CompileOptions(keep_anyway=True), settings).folder
 
     trained = command(
-        "train", task, "--teacher", run, "--output", tmp_path / "heads", "--steps", 4, "--json"
+        "train", task, "--teacher", run, "--output", tmp_path / "heads", "--steps", 2, "--json"
     )
 
     facts = json.loads(trained.stdout)
