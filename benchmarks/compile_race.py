@@ -26,7 +26,7 @@ import dspy  # isort: skip
 from dspy_toolkit.compiler.optimizers import Work, optimizer, shuffled
 from dspy_toolkit.config import Settings
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import Task, load_task
 
 _TASK = Path(__file__).parents[1] / "examples" / "ticket_triage"

@@ -27,7 +27,8 @@ from dspy_toolkit.errors import EngineError
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import CallTally, counted
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import Task, load_task
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from typing import Any
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import EngineError
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import load_task
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dspy_toolkit.compiler.evaluation import evaluate
 from dspy_toolkit.programs.formats import FORMATS, prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import load_task
 
 ROOT = Path(__file__).parents[1]

@@ -38,7 +38,7 @@ from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.compiler.statistics import paired_interval
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import EngineError
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import Task, load_task
 
 ROOT = Path(__file__).parents[1]

@@ -41,7 +41,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import Config, Message, Request
 from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.programs.artifact import save_artifact
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import load_task
 
 ROOT = Path(__file__).parents[1]

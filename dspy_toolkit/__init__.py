@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from dspy_toolkit.config import Settings, load_settings
     from dspy_toolkit.errors import ToolkitError
     from dspy_toolkit.programs.artifact import load_artifact
-    from dspy_toolkit.programs.lm import LocalLM, local_lm
+    from dspy_toolkit.programs.lm import LocalLM
+    from dspy_toolkit.programs.opening import local_lm
     from dspy_toolkit.programs.signature import load_signature
     from dspy_toolkit.programs.task import load_task
 
@@ -46,7 +47,7 @@ _HOMES = {
     "load_settings": "config",
     "load_signature": "programs.signature",
     "load_task": "programs.task",
-    "local_lm": "programs.lm",
+    "local_lm": "programs.opening",
 }
 
 

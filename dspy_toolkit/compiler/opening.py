@@ -17,7 +17,8 @@ from dspy_toolkit.engine.source import (
     weight_files,
 )
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.remote_lm import PREFIX, check_reference
 from dspy_toolkit.programs.task import Task
 

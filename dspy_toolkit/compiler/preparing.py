@@ -17,7 +17,7 @@ from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import chosen_model
+from dspy_toolkit.programs.opening import chosen_model
 from dspy_toolkit.programs.task import KEPT_SIGNATURE, Task
 from dspy_toolkit.programs.task_file import check_name
 from dspy_toolkit.registry.toml_text import to_toml

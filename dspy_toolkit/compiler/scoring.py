@@ -22,7 +22,8 @@ from dspy_toolkit.programs.artifact import Artifact, load_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import Calls, CallTally, counted
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, chosen_model
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import chosen_model
 from dspy_toolkit.programs.task import FILE, Task, load_task
 from dspy_toolkit.store.manifest import NAME
 

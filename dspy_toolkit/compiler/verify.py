@@ -23,7 +23,8 @@ from dspy_toolkit.events import PhaseAdvanced, PhaseStarted, emit
 from dspy_toolkit.programs.artifact import Artifact, load_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, chosen_model
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import chosen_model
 from dspy_toolkit.programs.task import FILE, load_task
 
 _SAME = 1e-6

@@ -19,7 +19,8 @@ from dspy_toolkit.engine.digest import model_digest
 from dspy_toolkit.engine.source import download, find_source
 from dspy_toolkit.errors import IntegrityError, InvalidInput, ToolkitError
 from dspy_toolkit.programs.artifact import Artifact, load_artifact
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.served import LoadedProgram, ProgramFailed, open_program
 from dspy_toolkit.registry import validate_values
 from dspy_toolkit.store.files import read_json, sha256_json, storage_errors, write_json, write_text

@@ -18,8 +18,9 @@ from dspy.adapters.utils import serialize_for_json
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, nearest
-from dspy_toolkit.programs.lm import LocalLM, chosen_model, local_lm
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.programs.opening import chosen_model, local_lm
 from dspy_toolkit.programs.signature import typed_values
 from dspy_toolkit.programs.speaking import speaking
 from dspy_toolkit.registry import SignatureRecord, load_file, validate_values

@@ -15,7 +15,8 @@ from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.lm import LocalLM, ModelSource, local_lm
+from dspy_toolkit.programs.lm import LocalLM, ModelSource
+from dspy_toolkit.programs.opening import local_lm
 
 TrainAdapter: TypeAlias = Callable[[str, Sequence[Mapping[str, Any]]], Path]
 """From a model's reference and chat examples, `{"messages": [...]}`, to an adapter's folder."""

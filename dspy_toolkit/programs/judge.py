@@ -12,7 +12,8 @@ from dspy.adapters.utils import serialize_for_json
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.cache import current_settings
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.registry import find
 

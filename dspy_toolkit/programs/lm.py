@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import dspy
 from dspy.lm15 import Request
 
-from dspy_toolkit.config import Settings
 from dspy_toolkit.contract import answered_in_place
-from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.events import current_run
-from dspy_toolkit.programs.cache import Keep, current_settings, use_call_cache
+from dspy_toolkit.programs.cache import Keep
 from dspy_toolkit.programs.calls import current_tally
 from dspy_toolkit.programs.flights import Flight, Flights
 from dspy_toolkit.programs.model_call import async_model_call, model_call
-from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm
 from dspy_toolkit.programs.samples import in_tasks, in_threads, sample_seed
 from dspy_toolkit.programs.weighed import weighed_output, weighed_request
 
@@ -210,96 +206,6 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         finally:
             answered_in_place.reset(stood_in)
             current_run.reset(run)
-
-
-def local_lm(
-    reference: str = "embedded",
-    *,
-    adapter: Path | str | None = None,
-    temperature: float = 0.0,
-    max_tokens: int = 1024,
-    seed: int = 0,
-    settings: Settings | None = None,
-    **options: Any,
-) -> LocalLM:
-    """Open a model on this machine as a language model for DSPy.
-
-    Answers are cached in `<home>/cache` unless the settings turn that off.
-
-    Args:
-        reference: "embedded", a folder that mlx-lm can load, a hub id, or an endpoint's model, see
-            `remote_lm`.
-        adapter: folder of a LoRA or full fine-tune, laid over the weights.
-        temperature: 0 takes the likeliest token every time.
-        max_tokens: longest answer.
-        seed: start of all sampling.
-        settings: where the cache lies, which device is used, and whether the model runs in a
-            process of its own; read from the environment when left out.
-        options: further fields of `EngineOptions`, for example `min_p` or `template`.
-
-    Raises:
-        NotFound, InvalidInput, EngineError: the model does not exist, does not fit, or cannot be
-            loaded.
-    """
-    from dspy_toolkit.engine import EngineOptions
-    from dspy_toolkit.programs.supervised import model_engine
-
-    reject_unknown_keys(options, {each.name for each in fields(EngineOptions)}, "model options")
-    chosen = settings or current_settings()
-    if reference.startswith(PREFIX):
-        if adapter is not None or options:
-            raise InvalidInput("a remote model takes no adapter and no engine options")
-        return remote_lm(
-            reference, temperature=temperature, max_tokens=max_tokens, seed=seed, settings=chosen
-        )
-    use_call_cache(chosen)
-    engine = model_engine(
-        reference,
-        EngineOptions(
-            adapter=None if adapter is None else Path(adapter),
-            temperature=temperature,
-            max_tokens=max_tokens,
-            **options,
-        ),
-        chosen,
-    )
-    return LocalLM(
-        engine.model_string,
-        engine=engine,
-        async_engine=engine.async_twin,
-        seed=seed,
-        source=ModelSource(reference, None if adapter is None else str(adapter), dict(options)),
-        temperature=temperature,
-        max_tokens=max_tokens,
-        cache=chosen.cache,
-    )
-
-
-@contextmanager
-def chosen_model(
-    lm: LocalLM | None,
-    model: str | None,
-    adapter: Path | None,
-    opened: Callable[[str | None, Path | None], LocalLM],
-) -> Iterator[LocalLM]:
-    """The model that was given, or one opened for the block and given back after it.
-
-    Args:
-        lm: a model made in Python, which stays open.
-        model, adapter: what to open instead; `opened` says what None means.
-        opened: opens it.
-
-    Raises:
-        InvalidInput: `lm` was given together with `model` or `adapter`.
-    """
-    if lm is not None and (model is not None or adapter is not None):
-        raise InvalidInput("lm is a whole model already; leave out model and adapter, or lm")
-    used = opened(model, adapter) if lm is None else lm
-    try:
-        yield used
-    finally:
-        if lm is None:
-            used.release()
 
 
 def _is_typed(prompt: Any, kwargs: dict[str, Any]) -> bool:

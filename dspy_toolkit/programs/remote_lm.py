@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from dspy_toolkit.config import Settings, secret
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.cache import use_call_cache
-
-if TYPE_CHECKING:
-    from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.lm import LocalLM, ModelSource
 
 PREFIX = "remote/"
 _FORM = "remote/MODEL@https://HOST/v1, with ?key_env=NAME where the endpoint wants a key"
@@ -36,7 +33,6 @@ def remote_lm(
     Raises:
         InvalidInput: the reference has another form, or the variable is not set.
     """
-    from dspy_toolkit.programs.lm import LocalLM, ModelSource
     from dspy_toolkit.resilience.remote import RemoteEngine
 
     model, url, key = _parts(reference)

@@ -21,7 +21,7 @@ import tokens
 from dspy.signatures.signature import make_signature
 from render import Field, Task
 
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import load_task
 
 HERE = Path(__file__).parent

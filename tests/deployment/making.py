@@ -11,8 +11,9 @@ import dspy
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.programs.artifact import Artifact, save_artifact
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.registry.reading import load_file
 from dspy_toolkit.store.files import write_text

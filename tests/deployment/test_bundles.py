@@ -13,8 +13,8 @@ from dspy_toolkit.deployment.promotion import NotPromoted
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.programs.artifact import save_artifact
-from dspy_toolkit.programs.lm import local_lm
 from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.programs.opening import local_lm
 from tests.deployment.making import INPUTS, PROGRAM, with_scores, write_artifact, write_marked
 
 POLICY = """

@@ -17,8 +17,9 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.programs.artifact import Artifact, ask, load_artifact, save_artifact
 from dspy_toolkit.programs.formats import FORMATS, prompt_format
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module, plan_of
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.speaking import silenced
 from dspy_toolkit.registry import FieldRecord, ObjectRecord, SignatureRecord

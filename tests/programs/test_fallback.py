@@ -23,8 +23,9 @@ from dspy_toolkit.programs.answer_sources import Source, TypedDefault
 from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.fallback import FallbackProgram, in_order
 from dspy_toolkit.programs.fallback_file import load_fallback_program
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.modules import plan_of
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.signature import load_signature
 from dspy_toolkit.programs.speaking import speaking
 from dspy_toolkit.resilience import (

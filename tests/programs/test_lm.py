@@ -18,7 +18,8 @@ from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.events import CallFinished, Event, subscribed
 from dspy_toolkit.programs.cache import use_call_cache
 from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
-from dspy_toolkit.programs.lm import LocalLM, chosen_model
+from dspy_toolkit.programs.lm import LocalLM
+from dspy_toolkit.programs.opening import chosen_model
 from dspy_toolkit.resilience import ResilientEngine
 from dspy_toolkit.resilience.reading import read_policy
 from tests.programs.tasks import scripted_lm

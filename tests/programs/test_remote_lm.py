@@ -12,7 +12,7 @@ import pytest
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.task import load_task
 from tests.programs.tasks import TASK, learner, right, scripted_lm, write_task
 

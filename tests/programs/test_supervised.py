@@ -22,7 +22,7 @@ from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.errors import EngineError, NotFound
 from dspy_toolkit.events import ChildEnded, Event, GenerationFinished, ModelLoaded, subscribed
 from dspy_toolkit.monitoring import Health, Metrics
-from dspy_toolkit.programs.lm import local_lm
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.supervised import supervised_engine
 from dspy_toolkit.resilience import SupervisedEngine
 from tests.engine.tiny import write_model

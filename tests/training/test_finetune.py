@@ -20,8 +20,9 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.finetune_provider import TunableLM, tunable
-from dspy_toolkit.programs.lm import LocalLM, local_lm
+from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import named_metric
+from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.training.adapters import AdapterTraining, adapter_trainer
 from tests.training import tiny
 
