@@ -68,7 +68,10 @@ class AppendLog:
         with self._lock, storage_errors(self._path):
             if self._file.closed:
                 raise StorageError(f"{self._path} is closed; what ended meanwhile is not kept")
-            if self._file.write(line) < len(line):
+            written = self._file.write(line)
+            if written < len(line):
+                # What is left of the line would spoil the next one.
+                os.ftruncate(self._file.fileno(), self._file.tell() - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self._clock() - self._synced_at >= SYNC_EVERY_S:
                 os.fsync(self._file.fileno())

@@ -130,7 +130,7 @@ def test_it_is_flushed_to_disk_now_and_then(
     assert len(flushed) == 3
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_costs_the_next_one_nothing(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     log = AppendLog(tmp_path / "a.log")
     try:
@@ -140,6 +140,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
             log.append("y" * 50)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    log.append("z" * 50)
     log.close()
 
-    assert read_log(tmp_path / "a.log") == Recovered(("x" * 50,), torn=True)
+    assert read_log(tmp_path / "a.log") == Recovered(("x" * 50, "z" * 50))

@@ -80,7 +80,9 @@ class _Judges:
         watch = self._work.candidates
         if watch is not None:
             scored = list(zip(self._examples, found, strict=False))
-            failed = {pair[1]: why for pair, why in self._failed.items() if pair[0] == number}
+            # A budget ends the race while its threads may still write down a failure.
+            seen = list(self._failed.items())
+            failed = {pair[1]: why for pair, why in seen if pair[0] == number}
             watch.tell(self._contenders[number], scored, failed)
 
     def scores(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
