@@ -125,7 +125,7 @@ def check_options(asked: CompileOptions, settings: Settings) -> None:
         check_name(asked.name, "run name")
     if asked.format is not None:
         prompt_format(asked.format)
-    if asked.output is not None and asked.output.exists():
+    if asked.output is not None and asked.output.expanduser().exists():
         raise InvalidInput(
             f"output {asked.output} already exists; choose another place or remove it"
         )

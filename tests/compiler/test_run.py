@@ -198,14 +198,17 @@ def test_a_copy_of_the_artifact_goes_where_it_is_wanted(tmp_path: Path, settings
     assert load_artifact(settings.runs / report["run"] / "artifact")
 
 
+@pytest.mark.parametrize("written", ["{home}/out", "~/out"])
 def test_an_output_that_exists_is_refused_before_anything_runs(
-    tmp_path: Path, settings: Settings
+    tmp_path: Path, settings: Settings, written: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "out").mkdir()
     lm = scripted_lm(learner)
+    output = Path(written.format(home=tmp_path))
 
     with pytest.raises(InvalidInput, match="already exists"):
-        compiled(tmp_path / "routing", settings, lm, output=tmp_path / "out")
+        compiled(tmp_path / "routing", settings, lm, output=output)
     assert lm.engine.requests == []
     assert not settings.runs.exists()
 
