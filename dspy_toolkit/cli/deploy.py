@@ -277,7 +277,11 @@ def unit(
 
     Example: dspy-tk deploy unit triage --port 8000 --to ~/.config/systemd/user/dspy-tk.service
     """
-    from dspy_toolkit.cli.serving_plan import make_plan, with_whole_paths
+    from dspy_toolkit.cli.serving_plan import (
+        ensemble_with_whole_paths,
+        make_plan,
+        with_whole_paths,
+    )
     from dspy_toolkit.deployment import Unit, write_unit
     from dspy_toolkit.programs.shelf import Shelf
     from dspy_toolkit.store.files import refuse_existing, write_text
@@ -287,7 +291,7 @@ def unit(
         make_plan(what or [], ensemble or [], settings, Shelf())
     served = [with_whole_paths(each) for each in what or []]
     for each in ensemble or []:
-        served += ["--ensemble", with_whole_paths(each)]
+        served += ["--ensemble", ensemble_with_whole_paths(each)]
     command = [str(Path(sys.argv[0]).resolve()), "serve", *served]
     command += ["--host", host, "--port", str(port)]
     text = write_unit(Unit(command, settings.home, user), kind)

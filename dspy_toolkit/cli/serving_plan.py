@@ -49,9 +49,8 @@ def make_plan(what: list[str], ensembles: list[str], settings: Settings, shelf: 
     awaited: list[Awaited] = []
     followers: list[Follower] = []
     for given in what if what or ensembles else _in_production(deployments):
-        before, equals, after = given.partition("=")
-        name, meant = (before, after) if equals else (None, given)
-        if meant in deployments.names and not Path(meant).is_dir():
+        name, meant = _parted(given)
+        if meant in deployments.names and not _is_folder(meant):
             followers.append(Follower(deployments.find(meant), shelf, settings, name))
         else:
             awaited.append(_awaited(name, meant, settings))
@@ -70,14 +69,49 @@ def make_plan(what: list[str], ensembles: list[str], settings: Settings, shelf: 
 
 def with_whole_paths(given: str) -> str:
     """What `make_plan` takes, in a form that means the same from any folder."""
-    name, equals, rest = given.rpartition("=")
-    combiner, colon, listed = rest.rpartition(":")
-    members = [str(Path(x).expanduser().resolve()) if _is_path(x) else x for x in listed.split(",")]
-    return f"{name}{equals}{combiner}{colon}{','.join(members)}"
+    name, meant = _parted(given)
+    if not _is_folder(meant):
+        return given
+    whole = _whole(meant)
+    # Without a name before it, the folder's own "=" would end one.
+    return f"{name or ''}={whole}" if name or "=" in whole else whole
 
 
-def _is_path(what: str) -> bool:
+def ensemble_with_whole_paths(given: str) -> str:
+    """An ensemble that `make_plan` takes, in a form that means the same from any folder.
+
+    Raises:
+        InvalidInput: the whole path of a member holds a comma.
+    """
+    name, combiner, members = _parted_ensemble(given)
+    whole = [_whole(each) if _is_artifact(each) else each for each in members]
+    for each in whole:
+        if "," in each:
+            raise InvalidInput(
+                f"the ensemble's member {each} holds a comma, which parts members; move the folder"
+            )
+    return f"{name}={combiner}:{','.join(whole)}"
+
+
+def _parted(given: str) -> tuple[str | None, str]:
+    """Name, if there is one, and what is meant."""
+    name, equals, meant = given.partition("=")
+    return (name or None, meant) if equals else (None, given)
+
+
+def _parted_ensemble(given: str) -> tuple[str, str, list[str]]:
+    """Name, combiner and members."""
+    name, _, rest = given.partition("=")
+    combiner, _, listed = rest.partition(":")
+    return name, combiner, [each for each in listed.split(",") if each]
+
+
+def _is_folder(what: str) -> bool:
     return Path(what).expanduser().is_dir()
+
+
+def _whole(folder: str) -> str:
+    return str(Path(folder).expanduser().resolve())
 
 
 def _in_production(deployments: Deployments) -> list[str]:
@@ -98,9 +132,7 @@ def _awaited(name: str | None, what: str, settings: Settings) -> Awaited:
 
 
 def _ensemble(given: str, deployments: Deployments, settings: Settings) -> Awaited:
-    name, _, rest = given.partition("=")
-    combiner, _, listed = rest.partition(":")
-    members = [each for each in listed.split(",") if each]
+    name, combiner, members = _parted_ensemble(given)
     if not name or not members:
         raise InvalidInput(
             "--ensemble is NAME=COMBINER:MEMBER,MEMBER, for example "
