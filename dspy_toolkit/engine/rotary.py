@@ -43,6 +43,7 @@ class _Angles:
 
     def table(self, rope: nn.RoPE, offset: int | mx.array, width: int) -> _Table:
         """Cosines, and sines whose first half is negative: (rows or none, 1, width, size)."""
+        # A look at an array's values would wait for it. `Slots.aim` makes a new one for each step.
         if offset is not self._offset:
             self._offset = offset
             self._tables.clear()

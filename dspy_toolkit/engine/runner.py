@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from dspy_toolkit.engine.prefix_tree import PrefixTree
-from dspy_toolkit.engine.rotary import share_angles
+from dspy_toolkit.engine.rotary import Rotary, share_angles
 from dspy_toolkit.engine.seams import bind, on_cpu
 from dspy_toolkit.engine.slots import Slots
 from dspy_toolkit.engine.source import one_line
@@ -22,6 +22,7 @@ from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_
 # Shorter stretches are copied: looking back at one more stretch costs more in every step.
 _LEAST_LENT = 128
 _NEVER = 1 << 62
+_TRIAL = ([1, 2, 3, 4, 5], [1, 2, 5, 3])
 
 
 class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
@@ -65,7 +66,8 @@ class Runner:
         copies: why rows look back at a copy of what they share, or None where they share it.
 
     Raises:
-        Unshareable: the model keeps something else than plain keys and values.
+        Unshareable: the model keeps something else than plain keys and values, or answers
+            otherwise on shared memory; it is as it was.
     """
 
     def __init__(self, model: Any, cpu: bool) -> None:
@@ -74,6 +76,8 @@ class Runner:
         if odd:
             raise Unshareable(f"its memory ({', '.join(sorted(odd))}) cannot be cut at any token")
         windows = [cache.max_size if type(cache) is not KVCache else None for cache in caches]
+        # Before anything stands around its parts.
+        expected = _own_scores(model)
         self.model = model
         self._cpu = cpu
         self._norm = _around_last_norm(model)
@@ -86,13 +90,14 @@ class Runner:
         # Copied tokens lie out of order, of which a window would have to know.
         self.least_lent = 1 if any(windows) else _LEAST_LENT
         self.slots.layers[-1].narrow = True
-        self.copies = _try_out(self, model, lend=True)
+        self.copies = _try_out(self, expected, lend=True)
         if self.copies is not None:
             self._narrow_no_more()
-            self.copies = _try_out(self, model, lend=True)
+            self.copies = _try_out(self, expected, lend=True)
         if self.copies is not None:
-            refused = _try_out(self, model, lend=False)
+            refused = _try_out(self, expected, lend=False)
             if refused is not None:
+                _unwrap(model)
                 raise Unshareable(refused)
             self.least_lent = _NEVER
 
@@ -185,32 +190,43 @@ def _around(owner: Any, name: str, spread: bool) -> LastToken | None:
     return part
 
 
-def _try_out(runner: Runner, model: Any, lend: bool) -> str | None:
+def _unwrap(model: Any) -> None:
+    """Take away whatever stands around parts of a model."""
+    for module in model.modules():
+        for name, part in list(module.items()):
+            while isinstance(part, LastToken | Rotary):
+                part = part.part
+                setattr(module, name, part)
+
+
+def _own_scores(model: Any) -> np.ndarray:
+    """Scores, (4, vocab), of the trial rows' beginnings and of all of them, each row alone."""
+    rows = (_TRIAL[0][:4], _TRIAL[1][:3], *_TRIAL)
+    scores = [model(mx.array([row]), cache=make_prompt_cache(model))[0, -1] for row in rows]
+    return np.array(mx.stack(scores).astype(mx.float32))
+
+
+def _try_out(runner: Runner, wanted: np.ndarray, lend: bool) -> str | None:
     """Hold two rows that share a beginning against the model's own way of running them.
 
     Args:
+        wanted: `_own_scores`.
         lend: whether they look back at one stretch, or each at a copy of it.
 
     Returns:
         Why it does not work, or None.
     """
-    rows = ([1, 2, 3, 4, 5], [1, 2, 5, 3])
-    expected = [
-        model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]
-        for row in (rows[0][:4], rows[1][:3], *rows)
-    ]
-    wanted = np.array(mx.stack(expected).astype(mx.float32))
     slots = runner.slots
     try:
         first = slots.take()
-        mx.eval(runner.run([first], [rows[0][:2]]))
+        mx.eval(runner.run([first], [_TRIAL[0][:2]]))
         stretch = slots.copy(first, 0, 2)
         mx.eval(stretch)
         runner.token_bytes = stretch_bytes(stretch) // 2
         slots.free(first)
         tree: PrefixTree[Stretch] = PrefixTree(stretch_bytes(stretch), stretch_bytes, split_stretch)
         tree.insert([1, 2], lambda begin: stretch)
-        both = [slots.take(Lent(tree.hold([1, 2]), least=2 if lend else 3)) for _ in rows]
+        both = [slots.take(Lent(tree.hold([1, 2]), least=2 if lend else 3)) for _ in _TRIAL]
         early = runner.run(both, [[3, 4], [5]])
         mx.eval(early)
         late = runner.run(both, [[5], [3]])

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 from mlx_lm.models.llama import Attention, Model, ModelArgs
 
+from dspy_toolkit.engine import rotary
 from dspy_toolkit.engine.prefix_tree import PrefixTree
-from dspy_toolkit.engine.runner import Runner
+from dspy_toolkit.engine.rotary import Rotary
+from dspy_toolkit.engine.runner import LastToken, Runner, Unshareable
 from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
 
 VOCABULARY = 50
@@ -205,3 +207,32 @@ def test_a_model_that_attends_in_its_own_way_gets_copies_and_says_so() -> None:
     runner = Runner(model, cpu=True)
 
     assert runner.copies == "its attention does not go through mlx-lm's common function"
+
+
+def test_a_model_whose_positions_come_out_wrong_is_refused_and_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompt = new_model(), mx.array([[1, 2, 3, 4]])
+    before = np.array(model(prompt))
+
+    def unturned(*asked: Any) -> tuple[mx.array, mx.array]:
+        return mx.array(1.0), mx.array(0.0)
+
+    monkeypatch.setattr(rotary, "_table", unturned)
+    with pytest.raises(Unshareable, match="answers otherwise"):
+        Runner(model, cpu=True)
+
+    assert not any(isinstance(part, LastToken | Rotary) for part in model.modules())
+    assert np.array_equal(np.array(model(prompt)), before)
+
+
+def test_each_step_has_an_offset_of_its_own(model: Model) -> None:
+    slots = Runner(model, cpu=True).slots
+    rows = [slots.take(), slots.take()]
+    slots.advance(rows[0], 3)
+    slots.aim(rows, 1)
+    first = slots.offset
+    slots.aim(rows, 1)
+
+    assert isinstance(first, mx.array)
+    assert slots.offset is not first
