@@ -107,12 +107,24 @@ async def _serve(
         keys = "keys needed" if door.keys is not None else "no keys needed"
         say(f"serving on http://{listening.host}:{server.port} ({keys}); see /docs")
 
+    def stopping(running: int) -> None:
+        if running:
+            requests = "1 request" if running == 1 else f"{running} requests"
+            say(
+                f"stopping: {requests} may run on for {listening.drain_s:g} s; "
+                "the same signal again ends them now"
+            )
+
+    nothing_left = False
+
     def opened(name: str, failure: str | None) -> None:
+        nonlocal nothing_left
         catalog.loading.discard(name)
         if failure is not None:
             catalog.failed[name] = failure
             say(f"{name} is not served: {failure}")
             if not (catalog.names or catalog.loading or plan.followers):
+                nothing_left = True
                 server.stop()
 
     catalog.loading |= set(plan.names)
@@ -122,10 +134,10 @@ async def _serve(
             around.enter_context(subscribed(handler))
         around.enter_context(metrics.watching(health.samples))
         around.callback(catalog.close)
-        around.enter_context(server.on_signals())
+        around.enter_context(server.on_signals(stopping))
         async with filled(catalog, plan.awaited, opened), following(plan.followers, opened):
             await server.run(up)
-    if set(catalog.failed) == set(plan.names):
+    if nothing_left:
         raise EngineError("nothing is left to serve: all that was named failed, as said above")
     say("stopped")
 

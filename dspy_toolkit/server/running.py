@@ -70,6 +70,7 @@ class Server:
         )
         self._server = _Quiet(config)
         self._stopping: asyncio.Task[None] | None = None
+        self._patient = True
         self._door: socket.socket | None = None
         self.port = listening.port
 
@@ -109,7 +110,7 @@ class Server:
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._listening.drain_s):
-                while self._app.running:
+                while self._app.running and self._patient:
                     await asyncio.sleep(_POLL_S)
         self._app.abort()
         with contextlib.suppress(TimeoutError):
@@ -119,16 +120,25 @@ class Server:
         self._server.should_exit = True
 
     @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT while the block runs; a second one is left to the system."""
+    def on_signals(self, told: Callable[[int], None] = lambda running: None) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT while the block runs.
+
+        The second one ends the requests that still run, with an error that says to try again.
+
+        Args:
+            told: called at the first, with how many requests run.
+        """
         loop = asyncio.get_running_loop()
 
-        def heard(number: int) -> None:
-            loop.remove_signal_handler(number)
-            self.stop()
+        def heard() -> None:
+            if self._stopping is None:
+                told(self._app.running)
+                self.stop()
+            else:
+                self._patient = False
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, heard, number)
+            loop.add_signal_handler(number, heard)
         try:
             yield
         finally:

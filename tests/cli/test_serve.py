@@ -146,3 +146,20 @@ def test_models_run_in_the_servers_process_where_that_is_set() -> None:
         by_setting = server.children()
 
     assert by_flag == by_setting == []
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_what_still_runs_with_an_error_that_says_to_try_again() -> None:
+    long = {**CHAT, "max_tokens": 900, "stream": True}
+    with serving("embedded") as (server, client):
+        with client.stream("POST", "/v1/chat/completions", json=long) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
+            rest = list(lines)
+        code = server.wait(PATIENCE_S)
+
+    assert code == 0
+    assert any("retry" in line or "again" in line for line in rest)
+    assert "data: [DONE]" not in rest
