@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.deployment import Deployments, Follower
 from dspy_toolkit.engine import EngineOptions
 from dspy_toolkit.engine.source import HUB_ID, find_source, read_config
-from dspy_toolkit.errors import InvalidInput, nearest
+from dspy_toolkit.errors import InvalidInput, NotFound, nearest
 from dspy_toolkit.programs.artifact import load_artifact
 from dspy_toolkit.programs.ensemble import COMBINERS, Ensemble
 from dspy_toolkit.programs.served import LoadedProgram, open_program, version_of
@@ -53,7 +54,7 @@ def make_plan(what: list[str], ensembles: list[str], settings: Settings, shelf: 
         if meant in deployments.names and not _is_folder(meant):
             followers.append(Follower(deployments.find(meant), shelf, settings, name))
         else:
-            awaited.append(_awaited(name, meant, settings))
+            awaited.append(_awaited(name, meant, deployments, settings))
     awaited += [_ensemble(each, deployments, settings) for each in ensembles]
     plan = Plan(tuple(awaited), tuple(followers))
     for each in plan.names:
@@ -107,7 +108,14 @@ def _parted_ensemble(given: str) -> tuple[str, str, list[str]]:
 
 
 def _is_folder(what: str) -> bool:
-    return Path(what).expanduser().is_dir()
+    """Whether a folder is meant: a path, or the name of one that can be served.
+
+    A task's folder often has the name of its deployment, and is not what is meant by it.
+    """
+    folder = Path(what).expanduser()
+    written_as_path = os.sep in what or what.startswith((".", "~"))
+    can_be_served = _is_artifact(what) or (folder / "config.json").is_file()
+    return folder.is_dir() and (written_as_path or can_be_served)
 
 
 def _whole(folder: str) -> str:
@@ -119,14 +127,19 @@ def _in_production(deployments: Deployments) -> list[str]:
     return [each.name for each in found if "production" in each.aliases().versions]
 
 
-def _awaited(name: str | None, what: str, settings: Settings) -> Awaited:
+def _awaited(name: str | None, what: str, deployments: Deployments, settings: Settings) -> Awaited:
     folder = Path(what).expanduser()
     if _is_artifact(what):
         called = name or str(load_artifact(folder).manifest.get("task") or folder.name)
         return Awaited(called, partial(_program, called, folder, settings))
     # A hub id may still be fetched; anything else has to be here.
     if not HUB_ID.fullmatch(what) or folder.exists():
-        read_config(find_source(what).folder)
+        try:
+            read_config(find_source(what).folder)
+        except NotFound as error:
+            known = deployments.names
+            hint = f"; if a deployment is meant: {nearest(what, known)}" if known else ""
+            raise NotFound(f"{error}{hint}") from None
     called = name or (folder.name if folder.is_dir() else what)
     return Awaited(called, partial(_model, called, what, settings))
 

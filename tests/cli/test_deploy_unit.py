@@ -65,6 +65,23 @@ def test_a_unit_names_folders_by_their_whole_path_and_deployments_as_they_are(
     )
 
 
+def test_the_task_folder_a_deployment_was_named_after_is_not_taken_for_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(home=home / "home", device="cpu", cache=False)
+    write_artifact(home / "art", settings)
+    Deployments(settings).named("triage").push(home / "art", settings, PushOptions())
+    (home / "triage").mkdir()
+    (home / "triage" / "task.toml").write_text("")
+    served, unit_file = unit(capsys, "triage")
+    mistyped, said = unit(capsys, "traige")
+
+    assert served == 0
+    assert " serve triage " in unit_file
+    assert mistyped == 3
+    assert "if a deployment is meant: did you mean 'triage'?" in said
+
+
 def test_a_folder_beside_a_deployment_of_its_name_is_no_member(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
