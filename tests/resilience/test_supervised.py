@@ -278,6 +278,34 @@ def test_a_child_that_cannot_open_its_engine_says_why(
         start(engine, load_s=4.0)
 
 
+def test_a_process_that_cannot_be_started_is_told_of_at_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(EngineError, match="could not be started.*/nowhere/python"):
+        start()
+
+
+def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(
+    engine: SupervisedEngine, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, ChildEnded) and len(reasons(events)) > 1:
+            refused.set()
+
+    with subscribed(hear), monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        os.kill(engine.process_id or 0, signal.SIGKILL)
+
+        assert refused.wait(PATIENCE_S)
+
+    assert engine.complete(ask("back")).text == "you said: back"
+    assert set(reasons(events)) == {"crashed"}
+
+
 def test_closing_ends_the_process_and_the_calls_it_holds(start: Start) -> None:
     engine = start(first_token_s=60.0)
     process = psutil.Process(engine.process_id)

@@ -24,19 +24,24 @@ class Life:
     """A process that was started to open engines.
 
     It is a new Python, never a fork: a model's threads and locks do not survive one.
+
+    Raises:
+        OSError: the system starts no process now.
     """
 
     def __init__(self, openings: Mapping[int, Opening], beat_s: float) -> None:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-        with theirs:
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.callback(ours.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _CHILD, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+            unless_started.pop_all()
         self.link = Link(ours)
         # A stopped process would outlive this one.
         self._finalizer = weakref.finalize(self, _end, self._process)

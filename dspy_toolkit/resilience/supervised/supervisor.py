@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import threading
 import time
@@ -169,6 +170,8 @@ class Supervisor:
                 self._live_once(permit)
         finally:
             self._closing.set()
+            if not self.opened.done():
+                self.opened.set_exception(closed())
             self.calls.fail(closed)
 
     def _ending(self) -> bool:
@@ -178,14 +181,14 @@ class Supervisor:
 
     def _live_once(self, permit: Permit) -> None:
         began = time.monotonic()
-        life = Life(self._openings.all(), self._policy.beat_s)
-        try:
-            reason = self._live(life, began, permit)
-        except OSError:
-            reason = CRASHED
-        with self.calls.lock:
-            self._life = None
-        status = life.end(self._policy.silent_s if reason == CLOSED else 0.0)
+        reason, status = CRASHED, 0
+        life = self._started()
+        if life is not None:
+            with contextlib.suppress(OSError):
+                reason = self._live(life, began, permit)
+            with self.calls.lock:
+                self._life = None
+            status = life.end(self._policy.silent_s if reason == CLOSED else 0.0)
         if self._closing.is_set():
             return
         if reason == CRASHED and status == OUT_OF_MEMORY:
@@ -200,6 +203,15 @@ class Supervisor:
         emit(ChildEnded(self.name, reason, replayed, failed))
         permit.ended(failed=True, seconds=time.monotonic() - began)
         self._closing.wait(self._back_off_s())
+
+    def _started(self) -> Life | None:
+        try:
+            return Life(self._openings.all(), self._policy.beat_s)
+        except OSError as error:
+            if not self.opened.done():
+                told = f"the engine's process could not be started: {error}"
+                self.opened.set_exception(EngineError(told))
+            return None
 
     def _back_off_s(self) -> float:
         policy = self._policy
