@@ -26,6 +26,7 @@ from dspy_toolkit.contract import (
     ServerError,
     TimeoutError,
     gives_up_at,
+    request_to_dict,
 )
 from dspy_toolkit.errors import EngineError, InvalidInput, NotFound
 from dspy_toolkit.events import BreakerChanged, ChildEnded, ChildStarted, Event, subscribed
@@ -39,6 +40,7 @@ from dspy_toolkit.resilience import (
 )
 from dspy_toolkit.resilience.errors import CircuitOpen
 from dspy_toolkit.resilience.supervised.calls import EngineRestarted
+from dspy_toolkit.resilience.supervised.wire import Frame, Link
 from tests.resilience.conftest import kinds, text_of
 from tests.resilience.puppet import ask
 
@@ -304,6 +306,35 @@ def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(
 
     assert engine.complete(ask("back")).text == "you said: back"
     assert set(reasons(events)) == {"crashed"}
+
+
+def test_a_call_that_is_left_while_a_new_process_gets_it_is_taken_back_after_it_was_made(
+    engine: SupervisedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = engine._supervisor
+    order = {"by": 0, "request": request_to_dict(ask("hang")), "streamed": True}
+    call = supervisor.submit(order, lambda _: None)
+    leaving = threading.Thread(target=supervisor.leave, args=(call,))
+    sent: list[str] = []
+    taken_back = threading.Event()
+    send = Link.send
+
+    def watched(link: Link, frame: Frame) -> None:
+        if "call" in frame:
+            leaving.start()
+            # Where it can, it is through by then.
+            leaving.join(0.1)
+        send(link, frame)
+        sent.append(next(iter(frame)))
+        if "cancel" in frame:
+            taken_back.set()
+
+    monkeypatch.setattr(Link, "send", watched)
+    os.kill(engine.process_id or 0, signal.SIGKILL)
+
+    assert taken_back.wait(PATIENCE_S)
+    leaving.join()
+    assert sent == ["path", "call", "cancel"]
 
 
 def test_closing_ends_the_process_and_the_calls_it_holds(start: Start) -> None:

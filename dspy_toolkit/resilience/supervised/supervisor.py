@@ -255,11 +255,10 @@ class Supervisor:
     def _take_over(self, life: Life) -> None:
         with self.calls.lock:
             self._life = life
-            waiting = self.calls.unsent()
-            for call in waiting:
+            for call in self.calls.unsent():
                 call.sent = True
-        for call in waiting:
-            life.link.send(call.frame)
+                # Sent before the lock is free, so that nobody takes a call back before it is made.
+                life.link.send(call.frame)
 
     def _serve(self, life: Life, selector: selectors.BaseSelector, permit: Permit) -> str:
         policy = self._policy
