@@ -26,11 +26,13 @@ from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import NotFound
 
 HELD: list[bytearray] = []
+OPEN: list[Puppet] = []
 
 
 class Puppet:
     """Obeys: `die`, `hang`, `block`, `eat MIB`, `refuse`, `limit`, `pause S`; else it answers.
 
+    To `count` it says how many puppets are open in its process.
     `die-once FILE` ends the process the first time only, and `dribble N` streams N pieces and
     then hangs.
     """
@@ -40,6 +42,9 @@ class Puppet:
     supports_response_schema = False
     supported_params = frozenset({"temperature"})
     model_string = "puppet"
+
+    def __init__(self) -> None:
+        OPEN.append(self)
 
     @property
     def async_twin(self) -> Puppet:
@@ -57,12 +62,13 @@ class Puppet:
                 yield delta(f"{number} ")
             await asyncio.Event().wait()
         await obey(word, rest)
-        for piece in ("you said: ", text):
+        pieces = (f"{len(OPEN)} open",) if word == "count" else ("you said: ", text)
+        for piece in pieces:
             yield delta(piece)
         yield StreamEndEvent(finish_reason="stop", usage=Usage(input_tokens=3, output_tokens=2))
 
     async def aclose(self) -> None:
-        pass
+        OPEN.remove(self)
 
 
 async def obey(word: str, rest: str) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import errno
+import socket
 
 import pytest
 
 from dspy_toolkit.contract import ContextLengthError, RateLimitError, ServerError
 from dspy_toolkit.resilience.errors import Full
-from dspy_toolkit.resilience.supervised.child import out_of_memory
-from dspy_toolkit.resilience.supervised.wire import error_frame, error_of
+from dspy_toolkit.resilience.supervised.child import Child, out_of_memory
+from dspy_toolkit.resilience.supervised.wire import Link, error_frame, error_of
+from tests.resilience import puppet
 
 
 def caused_by(cause: BaseException) -> ServerError:
@@ -56,3 +59,33 @@ def test_an_error_the_contract_does_not_know_becomes_a_failure_of_the_engine() -
     assert isinstance(again, ServerError)
     assert "KeyError" in str(again)
     assert "\n" not in str(again)
+
+
+def test_an_engine_that_is_closed_while_it_is_opened_does_not_stay_open() -> None:
+    ours, theirs = socket.socketpair()
+    link = Link(ours)
+    opening = {"function": "tests.resilience.puppet:puppet", "arguments": {}}
+    link.send({"call": 7, "by": 1, "opening": opening})
+    link.send({"close": 1})
+    first = puppet.puppet()
+
+    async def answer() -> dict[str, object]:
+        child = Child(Link(theirs), {0: first}, beat_s=0.01)
+        serving = asyncio.ensure_future(child.serve())
+        try:
+            while True:
+                await asyncio.sleep(0)
+                for frame in link.receive():
+                    if "call" in frame:
+                        return frame
+        finally:
+            asyncio.get_running_loop().remove_reader(theirs)
+            serving.cancel()
+
+    with ours, theirs:
+        told = asyncio.run(answer())
+
+    still_open = list(puppet.OPEN)
+    puppet.OPEN.clear()
+    assert "closed while it was opened" in str(told["error"])
+    assert still_open == [first]

@@ -40,6 +40,7 @@ from dspy_toolkit.resilience import (
 )
 from dspy_toolkit.resilience.errors import CircuitOpen
 from dspy_toolkit.resilience.supervised.calls import EngineRestarted
+from dspy_toolkit.resilience.supervised.life import Life
 from dspy_toolkit.resilience.supervised.wire import Frame, Link
 from tests.resilience.conftest import kinds, text_of
 from tests.resilience.puppet import ask
@@ -285,7 +286,7 @@ def test_a_process_that_cannot_be_started_is_told_of_at_once(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
-    with pytest.raises(EngineError, match="could not be started.*/nowhere/python"):
+    with pytest.raises(EngineError, match=r"could not be started.*/nowhere/python"):
         start()
 
 
@@ -417,6 +418,26 @@ def test_it_stands_in_a_policy_which_retries_what_a_lost_process_held(start: Sta
     os.kill(engine.process_id or 0, signal.SIGKILL)
 
     assert guarded.complete(ask("after")).text == "you said: after"
+
+
+def test_an_engine_that_is_closed_while_a_new_process_loads_is_closed_there_too(
+    events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = Opening("tests.resilience.puppet:puppet")
+    first, second = (SupervisedEngine(opening, QUICK, shared_as="closing") for _ in range(2))
+    both = first.complete(ask("count")).text
+
+    def started(openings: dict[int, Opening], beat_s: float) -> Life:
+        life = Life(openings, beat_s)
+        second.close()
+        return life
+
+    monkeypatch.setattr("dspy_toolkit.resilience.supervised.supervisor.Life", started)
+    os.kill(first.process_id or 0, signal.SIGKILL)
+    one = first.complete(ask("count")).text
+    first.close()
+
+    assert (both, one) == ("2 open", "1 open")
 
 
 def test_it_can_be_saved_and_started_again(start: Start) -> None:

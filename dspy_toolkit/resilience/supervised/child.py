@@ -63,6 +63,7 @@ class Child:
         self._beat_s = beat_s
         self._done = 0
         self._tasks: dict[int | str, asyncio.Task[None]] = {}
+        self._wanted: set[int] = set()
 
     async def serve(self) -> None:
         """Answer until the supervisor is gone."""
@@ -150,12 +151,17 @@ class Child:
 
     async def _opened(self, by: int, opening: Opening) -> Frame:
         if by not in self._engines:
+            self._wanted.add(by)
             try:
-                self._engines[by] = await asyncio.to_thread(opening.open)
+                engine = await asyncio.to_thread(opening.open)
             except Exception as error:
                 if out_of_memory(error):
                     raise
                 return not_loaded(error)
+            if by not in self._wanted:
+                await engine.async_twin.aclose()
+                raise ServerError("the engine was closed while it was opened")
+            self._engines[by] = engine
         return {"opened": abilities(self._engines[by])}
 
     async def _embedded(self, by: int, text: str) -> Frame:
@@ -166,6 +172,7 @@ class Child:
         return {"embedded": vector, "tokens": tokens}
 
     async def _close(self, by: int) -> None:
+        self._wanted.discard(by)
         engine = self._engines.pop(by, None)
         if engine is not None:
             await engine.async_twin.aclose()

@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
@@ -102,8 +103,12 @@ class Supervisor:
         if opening is None or number == FIRST:
             return first
         inbox: SimpleQueue[Frame | Exception] = SimpleQueue()
-        self.submit({"by": number, "opening": asdict(opening)}, inbox.put)
-        frame = good(inbox.get())
+        call = self.submit({"by": number, "opening": asdict(opening)}, inbox.put)
+        try:
+            frame = good(inbox.get())
+        finally:
+            # Who stops waiting closes the engine, and the process then opens it for nobody.
+            self.calls.drop(call)
         if "not_loaded" in frame:
             raise _not_opened(frame)
         abilities: Frame = frame["opened"]
@@ -182,10 +187,11 @@ class Supervisor:
     def _live_once(self, permit: Permit) -> None:
         began = time.monotonic()
         reason, status = CRASHED, 0
-        life = self._started()
+        given = self._openings.all()
+        life = self._started(given)
         if life is not None:
             with contextlib.suppress(OSError):
-                reason = self._live(life, began, permit)
+                reason = self._live(life, given, began, permit)
             with self.calls.lock:
                 self._life = None
             status = life.end(self._policy.silent_s if reason == CLOSED else 0.0)
@@ -204,9 +210,9 @@ class Supervisor:
         permit.ended(failed=True, seconds=time.monotonic() - began)
         self._closing.wait(self._back_off_s())
 
-    def _started(self) -> Life | None:
+    def _started(self, openings: Mapping[int, Opening]) -> Life | None:
         try:
-            return Life(self._openings.all(), self._policy.beat_s)
+            return Life(openings, self._policy.beat_s)
         except OSError as error:
             if not self.opened.done():
                 told = f"the engine's process could not be started: {error}"
@@ -219,13 +225,13 @@ class Supervisor:
             return 0.0
         return min(policy.first_wait_s * 2.0 ** min(self._crashes - 2, 32), policy.max_wait_s)
 
-    def _live(self, life: Life, began: float, permit: Permit) -> str:
+    def _live(self, life: Life, given: Iterable[int], began: float, permit: Permit) -> str:
         with selectors.DefaultSelector() as selector:
             selector.register(life.link, selectors.EVENT_READ)
             reason = self._load(life, selector, began)
             if reason is not None:
                 return reason
-            self._take_over(life)
+            self._take_over(life, given)
             emit(ChildStarted(self.name, life.process_id, time.monotonic() - began))
             return self._serve(life, selector, permit)
 
@@ -252,9 +258,13 @@ class Supervisor:
         if not self.opened.done():
             self.opened.set_exception(_not_opened(frame))
 
-    def _take_over(self, life: Life) -> None:
+    def _take_over(self, life: Life, given: Iterable[int]) -> None:
         with self.calls.lock:
             self._life = life
+            held = self._openings.all()
+            for number in given:
+                if number not in held:
+                    life.link.send({"close": number})
             for call in self.calls.unsent():
                 call.sent = True
                 # Sent before the lock is free, so that nobody takes a call back before it is made.
