@@ -105,6 +105,11 @@ def puppet() -> Puppet:
     return Puppet()
 
 
+def slow(seconds: float) -> Puppet:
+    time.sleep(seconds)
+    return Puppet()
+
+
 def missing() -> Puppet:
     raise NotFound("model 'nowhere' does not exist; check the path")
 

@@ -440,6 +440,31 @@ def test_an_engine_that_is_closed_while_a_new_process_loads_is_closed_there_too(
     assert (both, one) == ("2 open", "1 open")
 
 
+@pytest.mark.slow
+def test_a_further_engine_may_take_as_long_to_open_as_load_s_says(events: list[Event]) -> None:
+    values = {"first_token_s": 0.8, "between_tokens_s": 0.8, "load_s": 4.0}
+    policy = SupervisionPolicy(**{**vars(QUICK), **values})
+    with contextlib.ExitStack() as stack:
+
+        def opened(name: str, **arguments: float) -> SupervisedEngine:
+            opening = Opening(f"tests.resilience.puppet:{name}", arguments)
+            engine = SupervisedEngine(opening, policy, shared_as="opening")
+            stack.callback(engine.close)
+            return engine
+
+        opened("puppet")
+        further = opened("slow", seconds=1.5)
+
+        assert further.complete(ask("hello")).text == "you said: hello"
+
+        with pytest.raises(EngineError, match="raise load_s"):
+            opened("slow", seconds=60.0)
+
+        assert further.complete(ask("hello")).text == "you said: hello"
+
+    assert kinds(events, ChildEnded) == []
+
+
 def test_it_can_be_saved_and_started_again(start: Start) -> None:
     engine = start()
     state = json.loads(json.dumps(engine.dump_state()))

@@ -68,6 +68,11 @@ class HeldCalls:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def answers_due(self) -> int:
+        """How many wait for an answer, and not for an engine to open, which has its own time."""
+        with self.lock:
+            return sum("opening" not in call.order for call in self._calls.values())
+
     def unsent(self) -> list[HeldCall]:
         """Those that wait for a process, oldest first; the lock must be held."""
         return [call for call in self._calls.values() if not call.sent]

@@ -16,7 +16,8 @@ class SupervisionPolicy:
     single calls.
 
     Attributes:
-        load_s: longest time for starting the process and loading the model.
+        load_s: longest time for starting the process and loading the model, and for opening a
+            further engine in it.
         beat_s: pause between two signs of life.
         silent_s: without a sign of life for so long, the process is replaced. One that the
             system has stopped is replaced after two pauses.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dspy_toolkit.contract import ConfigurationError
@@ -105,7 +105,9 @@ class Supervisor:
         inbox: SimpleQueue[Frame | Exception] = SimpleQueue()
         call = self.submit({"by": number, "opening": asdict(opening)}, inbox.put)
         try:
-            frame = good(inbox.get())
+            frame = good(inbox.get(timeout=self._policy.load_s))
+        except Empty:
+            raise EngineError("the engine was not opened in time; raise load_s") from None
         finally:
             # Who stops waiting closes the engine, and the process then opens it for nobody.
             self.calls.drop(call)
@@ -281,7 +283,7 @@ class Supervisor:
             before, now = now, time.monotonic()
             if now - before > policy.silent_s / 2:
                 watch.overslept(now - before)
-            watch.busy(now, len(self.calls))
+            watch.busy(now, self.calls.answers_due())
             for frame in life.receive() if found else ():
                 held, most = self._heard(frame, watch, now, (held, most))
             life.link.flush()
