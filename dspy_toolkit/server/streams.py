@@ -42,11 +42,13 @@ async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
     except asyncio.CancelledError:
-        if gone and working.uncancel() == 0:
+        if gone and working.cancelling() == 1:
             raise ApiError(_CLOSED, "the caller went away") from None
         raise
     finally:
-        watching.cancel()
+        if gone:
+            working.uncancel()
+        await _ended(watching)
 
 
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
