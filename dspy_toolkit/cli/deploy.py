@@ -116,13 +116,24 @@ def list_(
 
 
 @app.command("show")
-def show(name: Name, version: Version = "production", json: Json = False) -> None:
+def show(
+    name: Name,
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="production, candidate, a version, its number or its digest; the first two in "
+            "this order if left out."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show a version and check every file of it.
 
     Example: dspy-tk deploy show triage candidate
     """
     deployment = _deployments().find(name)
-    bundle = deployment.bundle(version)
+    in_production = "production" in deployment.aliases().versions
+    bundle = deployment.bundle(version or ("production" if in_production else "candidate"))
     moves = [vars(each) for each in deployment.aliases().moves]
     facts = {**bundle.facts(), "moves": [m for m in moves if m["after"] == bundle.version]}
     if json:

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from dspy_toolkit.monitoring import CONTENT_TYPE
+from dspy_toolkit.monitoring import CONTENT_TYPE, Finding
 from dspy_toolkit.server.service import service_of
 
 router = APIRouter(tags=["Operation"])
@@ -50,7 +50,13 @@ async def _checked(request: HttpRequest, level: str) -> Response:
     if level != "live":
         catalog = service.catalog
         loading, failed = sorted(catalog.loading), sorted(catalog.failed)
-        found = {**found, "loading": loading, "failed": failed}
+        # Why it failed may name files of this machine, which callers are not told.
+        missing = [Finding(name, False, "is still being loaded") for name in loading]
+        missing += [
+            Finding(name, False, "is not served; the server's output says why") for name in failed
+        ]
+        findings = [*found["findings"], *map(vars, missing)]
+        found = {**found, "findings": findings, "loading": loading, "failed": failed}
         if not catalog.ready:
             status, found["ok"] = 503, False
     return JSONResponse(found, status)

@@ -302,6 +302,7 @@ def test_a_stream_that_breaks_in_the_middle_is_told_by_the_same_id() -> None:
 def test_loading_is_said_until_it_is_over(settings: Settings) -> None:
     catalog = Catalog()
     catalog.loading.add("nano")
+    catalog.failed["other"] = "/secret/folder is damaged"
     with running(catalog) as server, server.http() as http:
         answer = http.post(CHAT, json=HELLO)
         ready = http.get("/health/ready")
@@ -310,6 +311,9 @@ def test_loading_is_said_until_it_is_over(settings: Settings) -> None:
     assert answer.headers["retry-after"] == "1"
     assert error(answer)["code"] == "loading"
     assert (ready.status_code, ready.json()["loading"]) == (503, ["nano"])
+    found = {each["subject"]: each["reason"] for each in ready.json()["findings"]}
+    assert found["nano"] == "is still being loaded"
+    assert found["other"] == "is not served; the server's output says why"
 
 
 def test_a_stop_lets_running_requests_end_and_refuses_new_ones(catalog: Catalog) -> None:
