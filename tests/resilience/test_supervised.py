@@ -200,7 +200,8 @@ def test_a_process_that_holds_too_much_memory_is_replaced(
     with pytest.raises(EngineRestarted, match="memory"):
         eat()
 
-    assert reasons(events) == ["memory"]
+    # Also between two calls, when none is lost.
+    assert set(reasons(events)) == {"memory"}
 
 
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
