@@ -34,7 +34,9 @@ __all__ = ["CompileOptions", "CompileResult", "compile_program", "compile_task",
 
 
 def compile_task(
-    task: Task, options: CompileOptions | None = None, settings: Settings | None = None
+    task: Task | Path | str,
+    options: CompileOptions | None = None,
+    settings: Settings | None = None,
 ) -> CompileResult:
     """Compile a task: score its bare program, optimize it, score the result, save it.
 
@@ -42,7 +44,7 @@ def compile_task(
     is reported and not saved.
 
     Args:
-        task: from `load_task`.
+        task: from `load_task`, or its folder.
         options: what to choose over the task.
         settings: where the run lies; read from the environment when left out.
 
@@ -52,8 +54,9 @@ def compile_task(
         KeyboardInterrupt: the run is recorded as interrupted.
     """
     chosen, asked = settings or load_settings(), options or CompileOptions()
-    with task_job(task, asked, chosen) as job:
-        return execute(job, chosen, fill=partial(keep_task, task), output=asked.output)
+    loaded = task if isinstance(task, Task) else load_task(task, chosen)
+    with task_job(loaded, asked, chosen) as job:
+        return execute(job, chosen, fill=partial(keep_task, loaded), output=asked.output)
 
 
 def resume_run(

@@ -318,7 +318,7 @@ def test_a_metric_at_fault_inside_an_optimizer_ends_the_run(
     lm = scripted_lm(learner)
 
     with pytest.raises(MetricError, match=r"returned 2\.0 on data/validation\.jsonl:4"):
-        compile_task(load_task(folder), CompileOptions(lm=lm), settings)
+        compile_task(folder, CompileOptions(lm=lm), settings)
     row, _ = only_run(settings)
 
     assert row.status == "failed"
