@@ -229,8 +229,8 @@ def _compared(
     limit: str,
 ) -> dict[str, Any]:
     error = float(np.abs(logits - other).max() / (1 + np.abs(logits).max()))
-    # One that stops at the end of its answer says less.
-    same = sum(a[: len(b)] == b for a, b in zip(before, after, strict=True))
+    # One that stops at the end of its answer says less, but never nothing.
+    same = sum(bool(b) and a[: len(b)] == b for a, b in zip(before, after, strict=True))
     if not error <= _ALLOWED[limit]:
         raise IntegrityError(
             f"the export of {plain.subject.reference} answers otherwise ({error:.2g} off, "

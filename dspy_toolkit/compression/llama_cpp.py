@@ -101,7 +101,7 @@ class LlamaCpp:
         reply = self._ask("completion", {**asked, **greedy})
         said: list[int] = reply["tokens"]
         places = reply["completion_probabilities"]
-        first = places[0]["top_logprobs"] if places and places[0]["id"] == said[0] else []
+        first = places[0]["top_logprobs"] if said and places and places[0]["id"] == said[0] else []
         return Reading(said, {int(each["id"]): float(each["logprob"]) for each in first})
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:
@@ -125,8 +125,8 @@ def readings(file: Path, plain: PlainModel, probes: Sequence[Probe], new: int) -
         new: tokens after each probe.
 
     Raises:
-        IntegrityError: it does not load the file, or divides a text or renders a question
-            otherwise than the original does.
+        IntegrityError: it does not load the file, divides a text or renders a question otherwise
+            than the original does, or tells no probabilities.
     """
     runtime, tokenizer = LlamaCpp(file), plain.opened.tokenizer
     for text in _TEXTS:
@@ -142,4 +142,10 @@ def readings(file: Path, plain: PlainModel, probes: Sequence[Probe], new: int) -
                 f"llama.cpp reads the question {probe.question!r} as {said!r}, the model itself as "
                 f"{probe.text!r}; use --to safetensors or onnx"
             )
-    return [runtime.read(probe.tokens, new) for probe in probes]
+    found = [runtime.read(probe.tokens, new) for probe in probes]
+    if not any(each.logprobs for each in found):
+        raise IntegrityError(
+            f"llama.cpp tells no probabilities of {file.name}, so nothing shows that it answers "
+            "alike; use --to safetensors or onnx"
+        )
+    return found

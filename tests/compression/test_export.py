@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,37 @@ def test_llama_cpp_tells_a_damaged_file(model: Path, settings: Settings, tmp_pat
 
     with pytest.raises(IntegrityError, match=r"does not load cut\.gguf"):
         llama_cpp.LlamaCpp(tmp_path / "cut.gguf")
+
+
+def test_an_export_of_which_llama_cpp_tells_nothing_is_not_kept(
+    model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(llama_cpp.PACKAGE)
+    ask = llama_cpp.LlamaCpp._ask
+
+    def silent(self: llama_cpp.LlamaCpp, path: str, body: dict[str, Any]) -> Any:
+        told = ask(self, path, body)
+        return {**told, "tokens": []} if path == "completion" else told
+
+    monkeypatch.setattr(llama_cpp.LlamaCpp, "_ask", silent)
+    with pytest.raises(IntegrityError, match="tells no probabilities"):
+        export(str(model), "gguf", tmp_path / "out", settings)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_continuation_is_not_the_same_answer(
+    model: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(llama_cpp.PACKAGE)
+    read = llama_cpp.LlamaCpp.read
+
+    def cut(self: llama_cpp.LlamaCpp, tokens: Sequence[int], new: int) -> llama_cpp.Reading:
+        return replace(read(self, tokens, new), tokens=[])
+
+    monkeypatch.setattr(llama_cpp.LlamaCpp, "read", cut)
+
+    assert export(str(model), "gguf", tmp_path / "out", settings).same_answers == 0
 
 
 def test_a_reading_replaces_the_likeliest_logits_by_hand() -> None:
