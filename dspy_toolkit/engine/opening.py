@@ -9,13 +9,14 @@ from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.engine.blas import preload_blas, use_one_thread
 from dspy_toolkit.engine.options import EngineOptions
 from dspy_toolkit.engine.sizes import parameter_count
-from dspy_toolkit.engine.source import find_source, read_config
+from dspy_toolkit.engine.source import find_source, read_config, weight_files
 from dspy_toolkit.errors import EngineError
 
 if TYPE_CHECKING:
     from dspy_toolkit.engine.mlx_engine import MlxEngine
 
-_SMALL = 8_000_000
+# Products of models below this are over before a second thread has joined in.
+_SMALL_PARAMETERS = 8_000_000
 
 
 def open_engine(
@@ -58,6 +59,6 @@ def open_described(
     """
     engine = open_engine(reference, EngineOptions.load(options), Settings(**settings))
     folder = find_source(reference).folder
-    if parameter_count(sorted(folder.glob("*.safetensors")), read_config(folder)) < _SMALL:
+    if parameter_count(weight_files(folder), read_config(folder)) < _SMALL_PARAMETERS:
         use_one_thread()
     return engine
