@@ -59,12 +59,14 @@ class _Straight:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._routes = [
-            Route("/v1/chat/completions", chat.chat, methods=["POST"]),
-            Route("/v1/programs/{name}", programs.call_program, methods=["POST"]),
-            Route("/v1/completions", chat.complete, methods=["POST"]),
-            Route("/v1/embeddings", models.embed, methods=["POST"]),
-        ]
+        paths = {
+            route.endpoint: route.path
+            for part in (chat, models, programs)
+            for route in part.router.routes
+            if isinstance(route, Route)
+        }
+        straight = (chat.chat, programs.call_program, chat.complete, models.embed)
+        self._routes = [Route(paths[each], each, methods=["POST"]) for each in straight]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         for route in self._routes:
