@@ -29,8 +29,8 @@ _GPTQ_BITS = (2, 4, 8)
 class Quantizer:
     """What all quantizers with one packing for the whole model share."""
 
-    name = "rtn"
-    kind: type[Any] = Packed
+    name: str
+    kind: type[Any]
     version = 1
     as_stored = False
 
@@ -39,13 +39,13 @@ class Quantizer:
         return f"{self.name}-{options.label()}"
 
     def needs_data(self, options: Any) -> bool:
-        """All but round-to-nearest do."""
-        return self.name != "rtn"
+        """They see what the weights are multiplied with."""
+        return True
 
     def refuse(self, subject: Subject, options: Any) -> None:
-        """Plain weights whose rows divide into groups are needed."""
+        """Plain weights whose rows divide into groups are needed, and affine codes."""
         subject.require_plain(self.name)
-        if self.name != "rtn" and options.mode != "affine":
+        if options.mode != "affine":
             raise Unsupported(f"{self.name} gives affine weights only; use method rtn for modes")
         packable(subject, options.packing)
 
@@ -57,11 +57,6 @@ class Quantizer:
     def extra_bytes(self, subject: Subject, options: Any) -> int:
         """Memory beside the model and the result."""
         return 0
-
-    def apply(self, work: Work) -> Made:
-        """Round to nearest, in the type the weights are stored in, as mlx-lm does."""
-        cast(work.opened.model, work.subject.dtype)
-        return Made(work.opened.model, packed_config(work))
 
     def check(self, work: Work, made: Made, model: Any) -> dict[str, Any]:
         """Every matrix that can be packed is, as promised."""
@@ -90,12 +85,28 @@ class Quantizer:
 class RTN(Quantizer):
     """Round to nearest: no data, the yardstick of the others."""
 
+    name = "rtn"
+    kind = Packed
     as_stored = True
+
+    def needs_data(self, options: Any) -> bool:
+        """The weights say it all."""
+        return False
+
+    def refuse(self, subject: Subject, options: Any) -> None:
+        """Plain weights whose rows divide into groups are needed."""
+        subject.require_plain(self.name)
+        packable(subject, options.packing)
 
     def estimate(self, subject: Subject, options: Any) -> Estimate:
         """The weights as they are, and the result."""
         whole = super().estimate(subject, options)
         return replace(whole, memory_bytes=subject.nbytes + whole.disk_bytes)
+
+    def apply(self, work: Work) -> Made:
+        """In the type the weights are stored in, as mlx-lm does."""
+        cast(work.opened.model, work.subject.dtype)
+        return Made(work.opened.model, packed_config(work))
 
 
 class AWQ(Quantizer):
