@@ -165,13 +165,15 @@ class ChildEnded(Event):
     """A supervised engine's process is gone and will be replaced.
 
     `reason` is "crashed", "stopped", "no_heartbeat", "first_token", "between_tokens", "memory"
-    or "not_loaded". Of the calls in flight, `replayed` are made again and `failed` are not.
+    or "not_loaded". Of the calls in flight, `replayed` are made again and `failed` are not. `how`
+    is known of one that was not ended by its supervisor: "killed by signal 9", "exit status 1".
     """
 
     engine: str
     reason: str
     replayed: int
     failed: int
+    how: str = ""
 
 
 @dataclass(frozen=True, slots=True)

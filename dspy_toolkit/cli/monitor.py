@@ -9,54 +9,64 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dspy_toolkit.cli.options import Json, KeyFile, read_key
-from dspy_toolkit.cli.output import grid, out_json, screen
+from dspy_toolkit.cli.output import facts, out_json, screen
 from dspy_toolkit.errors import EngineError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from dspy_toolkit.monitoring.overview import Overview, Scrape
 
-_TABLES: dict[str, tuple[str, ...]] = {
+# By kind: the word for one, what holds its name, and its values with their labels.
+_FACTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "programs": (
         "program",
-        "version",
-        "requests",
-        "requests_per_s",
-        "error_share",
-        "p50_s",
-        "p95_s",
-        "first_token_p50_s",
+        "program",
+        {
+            "requests": "requests",
+            "requests_per_s": "per s",
+            "error_share": "errors",
+            "p50_s": "p50",
+            "p95_s": "p95",
+            "first_token_p50_s": "first p50",
+        },
     ),
     "models": (
         "model",
-        "calls",
-        "calls_per_s",
-        "error_share",
-        "cache_hit_share",
-        "first_token_p95_s",
-        "output_tokens_per_s",
-        "reused_share",
-        "forced_share",
-        "running",
-        "batch_rows",
-        "memory_bytes",
+        "model",
+        {
+            "calls": "calls",
+            "calls_per_s": "per s",
+            "error_share": "errors",
+            "cache_hit_share": "cached",
+            "first_token_p95_s": "first p95",
+            "output_tokens_per_s": "tokens/s",
+            "reused_share": "reused",
+            "forced_share": "forced",
+            "running": "running",
+            "batch_rows": "batch rows",
+            "memory_bytes": "memory",
+        },
     ),
     "engines": (
         "engine",
-        "breaker",
-        "attempts",
-        "error_share",
-        "p95_s",
-        "retries",
-        "fallbacks",
-        "shed",
-        "timeouts",
-        "running",
-        "queued",
+        "engine",
+        {
+            "breaker": "breaker",
+            "attempts": "attempts",
+            "error_share": "errors",
+            "p95_s": "p95",
+            "retries": "retries",
+            "fallbacks": "fallbacks",
+            "shed": "shed",
+            "timeouts": "timeouts",
+            "running": "running",
+            "queued": "queued",
+        },
     ),
-    "processes": ("engine", "up", "restarts", "start_s"),
+    "processes": ("process of", "engine", {"up": "up", "restarts": "restarts", "start_s": "start"}),
 }
+_SERVER = {"memory_bytes": "memory", "threads": "threads", "file_handles": "files"}
 
 
 def monitor_command(
@@ -68,7 +78,8 @@ def monitor_command(
 ) -> None:
     """Show a server's programs, models, engines and processes, until Ctrl-C.
 
-    Rates and quantiles are of the time between two looks; with --once, since its start.
+    Rates and quantiles are of the time between two looks; with --once, since its start. "first"
+    is the time to the first token of an answer.
 
     Example: dspy-tk monitor http://127.0.0.1:8000 --once --json
     """
@@ -81,7 +92,7 @@ def monitor_command(
             out_json(seen.to_dict())
         else:
             with screen(live=False) as show:
-                show(_tables(url, seen))
+                show(_parts(url, seen))
         return
     _follow(url, key, every, json)
 
@@ -92,7 +103,7 @@ def _follow(url: str, key: str | None, every_s: float, json: bool) -> None:
     before = _look(url, key)
     with screen(live=not json) as show:
         if not json:
-            show(_tables(url, overview(before)))
+            show(_parts(url, overview(before)))
         while True:
             time.sleep(every_s)
             try:
@@ -101,14 +112,14 @@ def _follow(url: str, key: str | None, every_s: float, json: bool) -> None:
                 # A server that is started again is looked at again.
                 if json:
                     raise
-                show([grid("", ("server", "error"), [(url, error)])])
+                show([facts(url, [("error", str(error))])])
                 continue
             seen = overview(now, before)
             before = now
             if json:
                 out_json(seen.to_dict())
             else:
-                show(_tables(url, seen))
+                show(_parts(url, seen))
 
 
 def _look(url: str, key: str | None) -> Scrape:
@@ -118,41 +129,32 @@ def _look(url: str, key: str | None) -> Scrape:
     return read_scrape(ask_metrics(url, key), time.monotonic())
 
 
-def _tables(url: str, seen: Overview) -> list[Table]:
+def _parts(url: str, seen: Overview) -> list[Group]:
     span = "since its start" if seen.seconds is None else f"the last {seen.seconds:.0f} s"
-    memory = _shown("memory_bytes", seen.process["memory_bytes"])
-    threads = _shown("threads", seen.process["threads"])
-    made = [grid("", ("server", "numbers of", "memory", "threads"), [(url, span, memory, threads)])]
+    own = [(label, _shown(key, seen.process[key])) for key, label in _SERVER.items()]
+    made = [facts(f"{url}, {span}", own)]
     rows: dict[str, Sequence[Mapping[str, Any]]] = seen.to_dict()
-    for name, columns in _TABLES.items():
-        if rows[name]:
-            heads = [_head(column) for column in columns]
-            cells = [[_shown(column, row[column]) for column in columns] for row in rows[name]]
-            made.append(grid(name, heads, cells))
+    for name, (word, who, labels) in _FACTS.items():
+        for row in rows[name]:
+            version = f", version {row['version']}" if row.get("version") else ""
+            values = ((label, _shown(key, row[key])) for key, label in labels.items())
+            made.append(facts(f"{word} {row[who]}{version}", values))
     return made
 
 
-def _head(column: str) -> str:
-    if column.endswith("_per_s"):
-        return column.removesuffix("_per_s").replace("_", " ") + " /s"
-    for unit in ("_s", "_bytes"):
-        column = column.removesuffix(unit)
-    return column.replace("_", " ")
-
-
-def _shown(column: str, value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
-    if column.endswith("_share"):
+    if key.endswith("_share"):
         return f"{100 * value:.1f} %"
-    if column.endswith("_bytes"):
+    if key.endswith("_bytes"):
         return f"{value / 1e9:.2f} GB"
-    if column.endswith("_per_s"):
+    if key.endswith("_per_s"):
         return f"{value:.2f}"
-    if column.endswith("_s"):
-        return f"{value:.3f} s"
-    return f"{value:.1f}" if column == "batch_rows" else f"{value:.0f}"
+    if key.endswith("_s"):
+        return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+    return f"{value:.1f}" if key == "batch_rows" else f"{value:.0f}"

@@ -9,10 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
+
+# Of a label and its value: four stand side by side on a terminal of 80 columns.
+_FACT_CELLS = 17
 
 
 def talk_console() -> Console:
@@ -54,16 +60,25 @@ def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     return made
 
 
+def facts(title: str, values: Iterable[tuple[str, str]]) -> Group:
+    """A title, and under it values with their labels, as many on a line as there is room for."""
+    cells = [Text.assemble((f"{label} ", "dim"), value, no_wrap=True) for label, value in values]
+    for cell in cells:
+        cell.align("left", max(cell.cell_len, _FACT_CELLS))
+    shown = Columns(cells, padding=(0, 2, 0, 0))
+    return Group(Text(title, style="bold", overflow="fold"), Padding(shown, (0, 0, 0, 2)))
+
+
 @contextmanager
-def screen(live: bool) -> Iterator[Callable[[Sequence[Table]], None]]:
-    """A place on stdout for tables: each time they are shown, those before are replaced.
+def screen(live: bool) -> Iterator[Callable[[Sequence[RenderableType]], None]]:
+    """A place on stdout: each time something is shown there, what was before is replaced.
 
     Args:
-        live: whether they are; else, and where stdout is no terminal, they follow each other.
+        live: whether it is; else, and where stdout is no terminal, all follows each other.
     """
     console = Console(highlight=False, emoji=False)
     if not (live and console.is_terminal):
-        yield lambda tables: console.print(*tables)
+        yield lambda parts: console.print(*parts)
         return
     with Live(console=console, auto_refresh=False) as shown:
-        yield lambda tables: shown.update(Group(*tables), refresh=True)
+        yield lambda parts: shown.update(Group(*parts), refresh=True)

@@ -13,7 +13,6 @@ from dspy_toolkit.cli.output import say
 
 if TYPE_CHECKING:
     from dspy_toolkit.cli.serving_plan import Plan
-    from dspy_toolkit.events import Event
     from dspy_toolkit.server import Catalog, Door, Listening, PredictionCache
 
 
@@ -92,6 +91,7 @@ def serve_command(
 async def _serve(
     plan: Plan, catalog: Catalog, door: Door, cache: PredictionCache | None, listening: Listening
 ) -> None:
+    from dspy_toolkit.cli.remarks import Remarks
     from dspy_toolkit.deployment import following
     from dspy_toolkit.errors import EngineError
     from dspy_toolkit.events import subscribed
@@ -130,7 +130,7 @@ async def _serve(
     catalog.loading |= set(plan.names)
     with ExitStack() as around:
         around.enter_context(server.bound())
-        for handler in (metrics, health, _Remarks()):
+        for handler in (metrics, health, Remarks()):
             around.enter_context(subscribed(handler))
         around.enter_context(metrics.watching(health.samples))
         around.callback(catalog.close)
@@ -140,18 +140,3 @@ async def _serve(
     if nothing_left:
         raise EngineError("nothing is left to serve: all that was named failed, as said above")
     say("stopped")
-
-
-class _Remarks:
-    """Tells the person at the terminal what happens to versions and broken requests."""
-
-    def __call__(self, event: Event) -> None:
-        from dspy_toolkit.events import RequestBroken, VersionRefused, VersionSwitched
-
-        match event:
-            case VersionSwitched(program, before, after):
-                say(f"{program}: version {after} answers" + (f", after {before}" if before else ""))
-            case VersionRefused(program, version, reason):
-                say(f"{program}: version {version} is refused: {reason}")
-            case RequestBroken(request, error):
-                say(f"request {request} broke: {error}")

@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Protocol
 
 from dspy_toolkit.contract import AsyncEngine, Engine, Request, Response, gives_up_at
-from dspy_toolkit.resilience.driver import Driver, Ended, Feed, TimeIsUp
+from dspy_toolkit.resilience.driver import Driver, Ended, Feed, Heeding, TimeIsUp
 from dspy_toolkit.resilience.feeds import (
     AwaitedFeed,
     DirectFeed,
@@ -64,14 +64,19 @@ class _Threads:
                 return engine.complete(request)
             finally:
                 ended(False)
-        limit_s = min(max(limit_s, 0.0), threading.TIMEOUT_MAX)
         if getattr(engine, "punctual", False):
-            return _in_place(engine, request, limit_s, ended)
+            # A thread of its own would cost the most of it.
+            try:
+                with Heeding(limit_s):
+                    return engine.complete(request)
+            finally:
+                ended(False)
+        limit_s = min(max(limit_s, 0.0), threading.TIMEOUT_MAX)
         context = contextvars.copy_context()
         context.run(gives_up_at.set, time.monotonic() + limit_s)
         job = Job(lambda: context.run(engine.complete, request), ended)
         try:
-            self._workers.start(job.run)
+            self._workers.start(job.run, job.told)
         except BaseException:
             ended(False)
             raise
@@ -130,21 +135,6 @@ class _Tasks:
     def feed(self, engine: AsyncEngine, request: Request, limited: bool, ended: Ended) -> Feed:
         source = AwaitedFeed(engine, request, ended)
         return TaskFeed(source) if limited else source
-
-
-def _in_place(engine: Engine, request: Request, limit_s: float, ended: Ended) -> Response:
-    """Ask an engine that heeds the limit itself: a thread of its own would cost the most of it."""
-    due = time.monotonic() + limit_s
-    token = gives_up_at.set(due)
-    try:
-        return engine.complete(request)
-    except Exception as error:
-        if time.monotonic() >= due:
-            raise TimeIsUp from error
-        raise
-    finally:
-        gives_up_at.reset(token)
-        ended(False)
 
 
 async def _asked(engine: AsyncEngine, request: Request) -> Response:

@@ -7,11 +7,13 @@ coroutine to its end at once.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from dspy_toolkit.contract import Request, Response, StreamEvent
+from dspy_toolkit.contract import Request, Response, StreamEvent, gives_up_at
 
 T = TypeVar("T")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -22,6 +24,30 @@ Ended = Callable[[bool], None]
 
 class TimeIsUp(Exception):
     """A call did not end within its limit. It may still be running."""
+
+
+class Heeding:
+    """A block in which an engine that heeds limits itself is asked.
+
+    Args:
+        limit_s: how long it may take; None is without end.
+
+    Raises:
+        TimeIsUp: it failed when the time was up.
+    """
+
+    __slots__ = ("_due", "_token")
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._due = math.inf if limit_s is None else time.monotonic() + max(limit_s, 0.0)
+
+    def __enter__(self) -> None:
+        self._token = gives_up_at.set(self._due)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        gives_up_at.reset(self._token)
+        if isinstance(error, Exception) and time.monotonic() >= self._due:
+            raise TimeIsUp from error
 
 
 class Feed(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from queue import Empty, SimpleQueue
 
 from dspy_toolkit.contract import AsyncEngine, Engine, Request, StreamEvent, gives_up_at
-from dspy_toolkit.resilience.driver import Ended, TimeIsUp, finish
+from dspy_toolkit.resilience.driver import Ended, Heeding, TimeIsUp, finish
 from dspy_toolkit.resilience.workers import Workers
 
 # How long closing a stream may keep its reader; the rest happens in the background.
@@ -63,16 +63,8 @@ class PunctualFeed:
         self._source = source
 
     async def next(self, limit_s: float | None) -> StreamEvent | None:
-        due = math.inf if limit_s is None else time.monotonic() + max(limit_s, 0.0)
-        token = gives_up_at.set(due)
-        try:
+        with Heeding(limit_s):
             return await self._source.next(None)
-        except Exception as error:
-            if time.monotonic() >= due:
-                raise TimeIsUp from error
-            raise
-        finally:
-            gives_up_at.reset(token)
 
     async def close(self) -> None:
         await self._source.close()
@@ -168,20 +160,17 @@ class ThreadFeed:
     def _start(self) -> None:
         over = threading.Event()
         context = contextvars.copy_context()
-        self._workers.start(lambda: context.run(self._work, over))
+        self._workers.start(lambda: context.run(self._work), over.set)
         self._over = over
 
-    def _work(self, over: threading.Event) -> None:
-        try:
-            while (due := self._orders.get()) is not None:
-                gives_up_at.set(due)
-                reply = self._read()
-                self._replies.put(reply)
-                if reply is None or isinstance(reply, BaseException):
-                    return
-            finish(self._source.close())
-        finally:
-            over.set()
+    def _work(self) -> None:
+        while (due := self._orders.get()) is not None:
+            gives_up_at.set(due)
+            reply = self._read()
+            self._replies.put(reply)
+            if reply is None or isinstance(reply, BaseException):
+                return
+        finish(self._source.close())
 
     def _read(self) -> StreamEvent | BaseException | None:
         try:

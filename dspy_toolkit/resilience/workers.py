@@ -32,8 +32,13 @@ class Workers:
         self._idle: list[_Worker] = []
         self._process = os.getpid()
 
-    def start(self, job: Callable[[], None]) -> None:
-        """Run a job at once on a thread of its own. It must not raise."""
+    def start(self, job: Callable[[], None], told: Callable[[], None]) -> None:
+        """Run a job at once on a thread of its own. It must not raise.
+
+        Args:
+            told: called at the end, when the thread is free again. Whoever is woken by it finds
+                the thread at rest, for the next job, and nothing else that wants to run.
+        """
         with self._lock:
             if self._process != os.getpid():
                 # Threads do not survive a fork.
@@ -41,10 +46,10 @@ class Workers:
             worker = self._idle.pop() if self._idle else None
         if worker is None:
             worker = _Worker(self)
-            worker.inbox.put(job)
+            worker.inbox.put((job, told))
             threading.Thread(target=worker.run, name="dspy-tk call", daemon=True).start()
         else:
-            worker.inbox.put(job)
+            worker.inbox.put((job, told))
 
     def rest(self, worker: _Worker) -> None:
         """Take a worker back that has done its job."""
@@ -67,20 +72,23 @@ class Workers:
 
 class _Worker:
     def __init__(self, pool: Workers) -> None:
-        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.inbox: SimpleQueue[tuple[Callable[[], None], Callable[[], None]]] = SimpleQueue()
         self._pool = pool
 
     def run(self) -> None:
         while True:
             try:
-                job = self.inbox.get(timeout=self._pool.idle_s)
+                job, told = self.inbox.get(timeout=self._pool.idle_s)
             except Empty:
                 if self._pool.dismiss(self):
                     return
                 continue
-            job()
-            del job
-            self._pool.rest(self)
+            try:
+                job()
+                self._pool.rest(self)
+            finally:
+                told()
+            del job, told
 
 
 class Job(Generic[T]):
@@ -108,10 +116,11 @@ class Job(Generic[T]):
         with self._lock:
             self._over = True
             late = self._given_up
-        try:
-            self._ended(late)
-        finally:
-            self._done.release()
+        self._ended(late)
+
+    def told(self) -> None:
+        """Wake the caller, when the worker is free again."""
+        self._done.release()
 
     def wait(self, limit_s: float) -> T:
         """Wait for the call, on the caller's thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dspy_toolkit.cli.main import app
 from dspy_toolkit.contract import ServerError
 from dspy_toolkit.engine.scripted import ScriptedEngine
 from dspy_toolkit.errors import EngineError, InvalidInput, NotFound, ToolkitError
-from dspy_toolkit.events import subscribed
+from dspy_toolkit.events import AttemptFinished, BreakerChanged, subscribed
 from dspy_toolkit.monitoring import Health, Metrics
 from dspy_toolkit.resilience import (
     BreakerPolicy,
@@ -115,6 +116,25 @@ def test_the_monitor_shows_what_the_metrics_say() -> None:
     assert found["programs"][0]["program"] == "triage"
     assert found["engines"][0]["breaker"] == "open"
     assert all(word in person.stdout for word in ("triage", "50.0 %", "open", "since its start"))
+
+
+def test_the_monitor_folds_and_cuts_nothing_on_a_narrow_terminal() -> None:
+    engine = "triage-3-1f0c2a9e.a-smaller-quantization"
+    more = (AttemptFinished(engine, 12.25, None), BreakerChanged(engine, "open", "half-open"))
+    with serving(Health({}), fed(*ONE_OF_EACH, *more)) as url:
+        shown = {
+            width: run(app, ["monitor", url, "--once"], env={"COLUMNS": str(width)}).stdout
+            for width in (60, 80, 240)
+        }
+    # What follows the server's own memory and threads, which go on changing.
+    values = {
+        width: re.split(r"\s{2,}", text[text.index("program ") :].strip())
+        for width, text in shown.items()
+    }
+
+    assert {f"engine {engine}", "breaker half-open", "first p95 0.049 s"} < set(values[240])
+    assert values[60] == values[80] == values[240]
+    assert all(len(line) <= width for width in shown for line in shown[width].splitlines())
 
 
 def test_a_real_server_is_asked_the_same_way() -> None:

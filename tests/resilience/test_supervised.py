@@ -113,6 +113,16 @@ def test_errors_of_the_engine_arrive_as_they_were_raised(engine: SupervisedEngin
     assert limit.value.retry_after == 1.5
 
 
+def test_a_request_that_is_no_text_is_refused_and_nothing_of_it_stays(
+    engine: SupervisedEngine,
+) -> None:
+    with pytest.raises(InvalidRequestError, match="cannot be sent"):
+        engine.complete(ask("half a character: \ud83d"))
+
+    assert engine.running == 0
+    assert engine.complete(ask("hello")).text == "you said: hello"
+
+
 def test_a_process_whose_memory_is_exhausted_is_started_again(
     engine: SupervisedEngine, events: list[Event]
 ) -> None:
@@ -129,7 +139,7 @@ def test_a_call_that_a_lost_process_held_is_made_again_unseen(
     question = f"die-once {tmp_path / 'died'}"
 
     assert engine.complete(ask(question)).text == f"you said: {question}"
-    assert kinds(events, ChildEnded) == [ChildEnded("supervised", "crashed", 1, 0)]
+    assert kinds(events, ChildEnded) == [ChildEnded("supervised", "crashed", 1, 0, "exit status 9")]
 
 
 def test_a_stream_of_which_nothing_was_heard_is_made_again_with_one_start(

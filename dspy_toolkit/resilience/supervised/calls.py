@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dspy_toolkit.contract import ServerError
+from dspy_toolkit.contract import InvalidRequestError, ServerError
 from dspy_toolkit.errors import EngineError
-from dspy_toolkit.resilience.supervised.wire import Frame
+from dspy_toolkit.resilience.supervised.wire import Frame, line_of
 
 Sink = Callable[[Frame | Exception], None]
 
@@ -31,7 +31,8 @@ class HeldCall:
     """One call.
 
     Attributes:
-        order: what was asked, and of which of the process's engines.
+        line: what was asked, and of which of the process's engines, as it is sent.
+        opens: whether it is for an engine to open, and not for an answer.
         sink: hears the frames of its answer, or the error that ends it, on any thread.
         sent: whether the process of now has it.
         begun: whether the caller has heard a piece of the answer.
@@ -39,16 +40,12 @@ class HeldCall:
     """
 
     number: int
-    order: Frame
+    line: bytes
     sink: Sink
+    opens: bool = False
     sent: bool = False
     begun: bool = False
     replays: int = 0
-
-    @property
-    def frame(self) -> Frame:
-        """The order to the child."""
-        return {"call": self.number, **self.order}
 
 
 @dataclass
@@ -59,11 +56,24 @@ class HeldCalls:
     _numbers: Any = field(default_factory=itertools.count)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, order: Frame, sink: Sink) -> HeldCall:
-        """Hold a new call; the lock must be held."""
-        call = HeldCall(next(self._numbers), order, sink)
+    def made(self, order: Frame, sink: Sink) -> HeldCall:
+        """A new call, which nobody holds yet.
+
+        Raises:
+            InvalidRequestError: the order cannot be written as JSON.
+        """
+        number = next(self._numbers)
+        try:
+            line = line_of({"call": number, **order})
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                f"the request cannot be sent to the engine's process as JSON in UTF-8: {error}"
+            ) from None
+        return HeldCall(number, line, sink, "opening" in order)
+
+    def hold(self, call: HeldCall) -> None:
+        """Hold it until it ends; the lock must be held."""
         self._calls[call.number] = call
-        return call
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -71,7 +81,7 @@ class HeldCalls:
     def answers_due(self) -> int:
         """How many wait for an answer, and not for an engine to open, which has its own time."""
         with self.lock:
-            return sum("opening" not in call.order for call in self._calls.values())
+            return sum(not call.opens for call in self._calls.values())
 
     def unsent(self) -> list[HeldCall]:
         """Those that wait for a process, oldest first; the lock must be held."""

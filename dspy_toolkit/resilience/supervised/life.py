@@ -91,6 +91,11 @@ class Life:
         return _end(self._process)
 
 
+def ending(status: int) -> str:
+    """How a process with this exit status ended, in words."""
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
 def _end(process: subprocess.Popen[bytes]) -> int:
     process.kill()
     return process.wait()

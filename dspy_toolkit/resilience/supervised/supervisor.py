@@ -22,7 +22,7 @@ from dspy_toolkit.resilience.errors import CircuitOpen
 from dspy_toolkit.resilience.policy import BreakerPolicy
 from dspy_toolkit.resilience.supervised.calls import HeldCall, HeldCalls, Sink, starts
 from dspy_toolkit.resilience.supervised.child import OUT_OF_MEMORY
-from dspy_toolkit.resilience.supervised.life import Life
+from dspy_toolkit.resilience.supervised.life import Life, ending
 from dspy_toolkit.resilience.supervised.opening import Opening
 from dspy_toolkit.resilience.supervised.openings import FIRST, Openings
 from dspy_toolkit.resilience.supervised.policy import SupervisionPolicy
@@ -121,14 +121,16 @@ class Supervisor:
 
         Raises:
             CircuitOpen: processes end too often. ConfigurationError: the engine is closed.
+            InvalidRequestError: the order cannot be written as JSON.
         """
+        call = self.calls.made(order, sink)
         with self.calls.lock:
             life = self._life
             self._refuse(ready=life is not None)
-            call = self.calls.add(order, sink)
             call.sent = life is not None
+            self.calls.hold(call)
         if life is not None:
-            _order(life, call.frame)
+            _order(life, call.line)
         return call
 
     def leave(self, call: HeldCall) -> None:
@@ -199,16 +201,18 @@ class Supervisor:
             status = life.end(self._policy.silent_s if reason == CLOSED else 0.0)
         if self._closing.is_set():
             return
+        # One that ended by itself or by another's hand; the rest were ended here.
+        how = ending(status) if reason == CRASHED and life is not None else ""
         if reason == CRASHED and status == OUT_OF_MEMORY:
             reason = MEMORY
         if not self.opened.done():
-            self.opened.set_exception(EngineError(_before_ready(reason, status)))
+            self.opened.set_exception(EngineError(_before_ready(reason, how)))
         if self.opened.exception() is not None:
             self._closing.set()
             return
         self._crashes += 1
         replayed, failed = self.calls.lost(self._policy.replays, reason)
-        emit(ChildEnded(self.name, reason, replayed, failed))
+        emit(ChildEnded(self.name, reason, replayed, failed, how))
         permit.ended(failed=True, seconds=time.monotonic() - began)
         self._closing.wait(self._back_off_s())
 
@@ -270,7 +274,7 @@ class Supervisor:
             for call in self.calls.unsent():
                 call.sent = True
                 # Sent before the lock is free, so that nobody takes a call back before it is made.
-                life.link.send(call.frame)
+                life.link.send(call.line)
 
     def _serve(self, life: Life, selector: selectors.BaseSelector, permit: Permit) -> str:
         policy = self._policy
@@ -321,7 +325,7 @@ class Supervisor:
         return memory
 
 
-def _order(life: Life, frame: Frame) -> None:
+def _order(life: Life, frame: Frame | bytes) -> None:
     try:
         life.link.send(frame)
     except OSError:
@@ -349,7 +353,7 @@ def _not_opened(frame: Frame) -> ToolkitError:
     return kind(frame["not_loaded"])
 
 
-def _before_ready(reason: str, status: int) -> str:
+def _before_ready(reason: str, how: str) -> str:
     if reason == NOT_LOADED:
         return "the engine's process did not get ready in time; raise load_s"
-    return f"the engine's process ended (status {status}) while its model was loaded"
+    return f"the engine's process ended ({how}) while its model was loaded"

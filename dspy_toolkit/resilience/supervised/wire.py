@@ -51,14 +51,18 @@ class Link:
         """Whether something waits to be sent."""
         return bool(self._waiting)
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame | bytes) -> None:
         """Send a frame, or as much of it as goes now.
 
+        Args:
+            frame: as it is, or already as its line.
+
         Raises:
-            OSError: the other end is gone.
+            OSError: the other end is gone. TypeError, ValueError: the frame is no JSON.
         """
+        line = frame if isinstance(frame, bytes) else line_of(frame)
         with self._lock:
-            self._waiting.append(json.dumps(frame, ensure_ascii=False).encode() + b"\n")
+            self._waiting.append(line)
             self._push()
 
     def flush(self) -> None:
@@ -104,6 +108,15 @@ class Link:
                 self._waiting[0] = data[sent:]
                 return
             self._waiting.popleft()
+
+
+def line_of(frame: Frame) -> bytes:
+    """A frame as it is sent.
+
+    Raises:
+        TypeError, ValueError: it is no JSON.
+    """
+    return json.dumps(frame, ensure_ascii=False).encode() + b"\n"
 
 
 def error_frame(error: BaseException) -> Frame:
