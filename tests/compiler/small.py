@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.compiler.optimizers import OPTIMIZERS
-from tests.compiler.test_run import TOOLS, agent
+from tests.compiler.running import TOOLS, agent
 from tests.programs.tasks import DESCRIBED, TASK, learner, unsure, write_task
 
 _DEMOS = {"max_bootstrapped_demos": 2, "max_labeled_demos": 4}

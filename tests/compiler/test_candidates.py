@@ -16,9 +16,9 @@ from dspy_toolkit.errors import IntegrityError, NotFound, StorageError
 from dspy_toolkit.events import CandidateScored, Event, subscribed
 from dspy_toolkit.programs.limits import Budget
 from dspy_toolkit.programs.task import load_task
+from tests.compiler.running import SEARCHED
 from tests.compiler.small import answering, options
 from tests.compiler.test_resume import Place
-from tests.compiler.test_run import SEARCHED
 from tests.programs.tasks import TASK, learner, number_in, scripted_lm, write_task
 
 SCORED = CandidateScored("a", 1, 0.75, (1.0, 0.5), 4, 1)
@@ -26,11 +26,6 @@ SCORED = CandidateScored("a", 1, 0.75, (1.0, 0.5), 4, 1)
 
 def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", threads=4)
 
 
 def test_a_search_keeps_every_candidate_with_scores_and_calls(

@@ -30,11 +30,6 @@ from tests.programs.tasks import (
 TESTS = 40
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", threads=4)
-
-
 def compiled(
     folder: Path, settings: Settings, answer: Any = learner, text: str = TASK, **options: Any
 ) -> CompileResult:

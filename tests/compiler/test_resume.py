@@ -18,8 +18,8 @@ from dspy_toolkit.programs.journal import FILE as JOURNAL
 from dspy_toolkit.store.append_log import read_log
 from dspy_toolkit.store.lock import working_in
 from tests.compiler.killing import answers, compiled, killed
+from tests.compiler.running import SEARCHED
 from tests.compiler.small import USABLE, answering, at_once, options, write_small
-from tests.compiler.test_run import SEARCHED
 from tests.conformance.brief import the_rest_slow
 from tests.programs.tasks import write_task
 

@@ -31,11 +31,6 @@ from tests.programs.tasks import TASK, learner, right, rows, scripted_lm, write_
 ROW = RunRow("a", "routing", "labeled_few_shot", "embedded", 0, 1000.0)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", threads=4)
-
-
 def compiled(
     folder: Path,
     settings: Settings,
@@ -102,8 +97,7 @@ def test_a_home_without_runs_has_an_empty_list_and_stays_untouched(settings: Set
 
 def test_listing_200_runs_is_one_query_and_opens_no_file(settings: Settings) -> None:
     noted(
-        settings,
-        *(replace(ROW, id=f"{n:03}", status="finished", report=GOOD) for n in range(200)),
+        settings, *(replace(ROW, id=f"{n:03}", status="finished", report=GOOD) for n in range(200))
     )
     statements: list[str] = []
 
@@ -156,9 +150,7 @@ with recorded(Settings(home=Path(sys.argv[1])), start, fill=lambda place: place.
 
 def test_a_killed_run_shows_as_died_and_can_be_deleted(settings: Settings) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, settings.home],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", KILLED, settings.home], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"

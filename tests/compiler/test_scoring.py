@@ -18,11 +18,6 @@ from tests.programs.tasks import TASK, learner, scripted_lm, write_task
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", threads=4)
-
-
-@pytest.fixture
 def run(tmp_path: Path, settings: Settings) -> Path:
     task = load_task(write_task(tmp_path / "routing"))
     return compile_task(task, CompileOptions(lm=scripted_lm(learner)), settings).folder

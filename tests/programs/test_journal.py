@@ -20,8 +20,9 @@ from dspy_toolkit.events import CallFinished, Event, subscribed
 from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
 from dspy_toolkit.programs.journal import FILE, CallJournal, call_content
 from dspy_toolkit.programs.lm import LocalLM
+from tests.programs.seed_echo import echo_lm
 from tests.programs.tasks import scripted_lm
-from tests.programs.test_lm import cached, echo_lm
+from tests.programs.test_lm_cache import cached
 
 __all__ = ["cached"]
 
@@ -105,9 +106,7 @@ def test_samples_are_calls_of_their_own(tmp_path: Path) -> None:
 def test_a_request_is_answered_with_the_whole_response(tmp_path: Path) -> None:
     lm = echo_lm(temperature=1.0, seed=3)
     request = lm15.Request(
-        model=lm.model,
-        messages=(lm15.Message.user("hello"),),
-        config=lm15.Config(temperature=1.0),
+        model=lm.model, messages=(lm15.Message.user("hello"),), config=lm15.Config(temperature=1.0)
     )
     first, _ = in_journal(tmp_path, lambda: lm(request))
     again, _ = in_journal(tmp_path, lambda: lm(request=request))

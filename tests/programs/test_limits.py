@@ -22,8 +22,8 @@ from dspy_toolkit.programs.limits import (
     Price,
     read_budget,
 )
+from tests.programs.seed_echo import echo_lm
 from tests.programs.tasks import scripted_lm
-from tests.programs.test_lm import echo_lm
 
 
 def go_on() -> None:
@@ -34,10 +34,7 @@ def ledger(budget: Budget, spent: Cost | None = None, elapsed_s: float = 0.0) ->
     return Ledger(budget, spent or Cost(), lambda: elapsed_s)
 
 
-@given(
-    st.integers(1, 12),
-    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=30),
-)
+@given(st.integers(1, 12), st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=30))
 def test_no_order_of_calls_crosses_a_limit(limit: int, calls: list[tuple[int, int]]) -> None:
     """Each call costs at worst what it really costs, and something on top."""
     book = ledger(Budget(calls=limit, tokens=5 * limit))

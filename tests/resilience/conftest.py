@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,9 +15,14 @@ from dspy_toolkit.resilience import (
     FaultyEngine,
     FixedAnswer,
     ManualClock,
+    Opening,
     Policy,
     ResilientEngine,
+    SupervisedEngine,
+    SupervisionPolicy,
 )
+from tests.resilience.puppet import ask as question
+from tests.resilience.supervising import QUICK, Start
 
 PATIENCE_S = 20.0
 
@@ -106,3 +112,31 @@ class Bench:
 @pytest.fixture
 def bench(clock: ManualClock) -> Callable[..., Bench]:
     return lambda **policies: Bench(clock, **policies)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def started(engine: str = "puppet", **changes: Any) -> SupervisedEngine:
+            policy = SupervisionPolicy(**{**vars(QUICK), **changes})
+            opened = SupervisedEngine(Opening(f"tests.resilience.puppet:{engine}"), policy)
+            stack.callback(opened.close)
+            return opened
+
+        yield started
+
+
+@pytest.fixture(scope="package")
+def shared() -> Iterator[SupervisedEngine]:
+    """One engine that the tests harm in turn; a new one for each would cost a second each."""
+    policy = SupervisionPolicy(**{**vars(QUICK), "crashes": 1000})
+    engine = SupervisedEngine(Opening("tests.resilience.puppet:puppet"), policy)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(shared: SupervisedEngine) -> SupervisedEngine:
+    shared.complete(question("ready?"))
+    return shared
