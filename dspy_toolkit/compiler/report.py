@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.resources import files
 from pathlib import Path
@@ -72,9 +73,14 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    installed = sorted({f"{each.name}=={each.version}" for each in distributions()})
-    found["environment"] = sha256_json([found["python"], found["platform"], installed])
+    found["environment"] = sha256_json([found["python"], found["platform"], _installed()])
     return found
+
+
+@cache
+def _installed() -> list[str]:
+    # Reads a file for each package, which costs more than a short run.
+    return sorted({f"{each.name}=={each.version}" for each in distributions()})
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
