@@ -72,7 +72,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_problem(tmp_path: Path) -> N
 
     if mx.metal.is_available() or mx.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    finding = found(check_machine(Settings(home=tmp_path, blas="off", device="gpu")), "device")
+    finding = checkup._device(Settings(home=tmp_path, device="gpu"))
 
     assert (finding.level, finding.fix) == ("problem", "set device = 'auto'")
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.cli.conftest import Command
 
 CODE = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
 DAMAGED_TASK = "name = [\n"
 
 
-def dspy_tk(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def process(home: Path, *arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", CODE, *arguments],
         env=os.environ | {"DSPY_TK_HOME": str(home)},
-        capture_output=True,
         text=True,
         check=False,
+        **streams,
     )
 
 
@@ -44,36 +49,36 @@ def broken(tmp_path: Path) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_exit_code(
-    tmp_path: Path, broken: Path, arguments: list[str], code: int, says: str
+    dspy_tk: Command, broken: Path, arguments: list[str], code: int, says: str
 ) -> None:
-    done = dspy_tk(tmp_path, *(argument.format(broken=broken) for argument in arguments))
+    done = dspy_tk(*(argument.format(broken=broken) for argument in arguments))
 
-    assert done.returncode == code
-    assert done.stdout == ""
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert done.code == code
+    assert done.out == ""
+    assert says in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
 
 
-def test_debug_shows_the_traceback_too_wherever_it_stands(tmp_path: Path) -> None:
-    done = dspy_tk(tmp_path, "signatures", "show", "clasify", "--debug")
+def test_a_process_of_its_own_says_and_ends_the_same(tmp_path: Path) -> None:
+    done = process(tmp_path, "signatures", "show", "clasify", capture_output=True)
 
-    assert done.returncode == 3
-    assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert re.fullmatch(r"error: .* did you mean 'classify'.*\n", done.stderr)
+
+
+def test_debug_shows_the_traceback_too_wherever_it_stands(dspy_tk: Command) -> None:
+    done = dspy_tk("signatures", "show", "clasify", "--debug")
+
+    assert done.code == 3
+    assert "Traceback (most recent call last)" in done.err
+    assert done.err.splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, "signatures", "list"],
-            env=os.environ | {"DSPY_TK_HOME": str(tmp_path)},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        done = process(tmp_path, "signatures", "list", stdout=full, stderr=subprocess.PIPE)
 
     assert done.returncode == 7
     assert done.stderr.startswith("error: No space left on device")
@@ -95,14 +100,12 @@ def test_a_reader_that_has_enough_gets_no_complaint(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("# Signatures\n", "")
 
 
-def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
-    done = dspy_tk(tmp_path, "compile", "--no-such-option")
+def test_wrong_usage_is_exit_code_2(dspy_tk: Command) -> None:
+    done = dspy_tk("compile", "--no-such-option")
 
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert "Traceback" not in done.err
 
 
-def test_the_version_is_printed(tmp_path: Path) -> None:
-    done = dspy_tk(tmp_path, "--version")
-
-    assert done.stdout.strip() == "0.1.0"
+def test_the_version_is_printed(dspy_tk: Command) -> None:
+    assert dspy_tk("--version").out.strip() == "0.1.0"
