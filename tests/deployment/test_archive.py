@@ -10,16 +10,13 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.deployment import Deployments, PushOptions, export_bundle, import_bundle
+from dspy_toolkit.deployment import Bundle, Deployments, export_bundle, import_bundle
 from dspy_toolkit.deployment.archive import MOST_FILES
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
-from tests.deployment.making import write_artifact
 
 
 @pytest.fixture
-def exported(deployments: Deployments, settings: Settings, tmp_path: Path) -> Path:
-    write_artifact(tmp_path / "a", settings)
-    bundle, _ = deployments.named("triage").push(tmp_path / "a", settings, PushOptions())
+def exported(bundle: Bundle, tmp_path: Path) -> Path:
     return export_bundle(bundle, tmp_path)
 
 
@@ -142,27 +139,21 @@ def test_a_changed_file_inside_is_found(
     [("new/deep", "new/deep/{}"), ("one.tar.gz", "one.tar.gz"), ("new/one.tgz", "new/one.tgz")],
 )
 def test_an_export_goes_into_a_folder_or_to_the_name_of_an_archive(
-    exported: Path, deployments: Deployments, tmp_path: Path, to: str, lies: str
+    bundle: Bundle, tmp_path: Path, to: str, lies: str
 ) -> None:
-    bundle = deployments.find("triage").bundle("candidate")
     file = export_bundle(bundle, tmp_path / to)
 
-    assert file == tmp_path / lies.format(exported.name)
+    assert file == tmp_path / lies.format(f"{bundle.name}-{bundle.version}.tar.gz")
     assert file.read_bytes()[:2] == b"\x1f\x8b"
 
 
-def test_an_export_to_a_file_that_is_no_archive_is_refused(
-    exported: Path, deployments: Deployments, tmp_path: Path
-) -> None:
+def test_an_export_to_a_file_that_is_no_archive_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
-    bundle = deployments.find("triage").bundle("candidate")
 
     with pytest.raises(InvalidInput, match="is a file; give a folder"):
         export_bundle(bundle, tmp_path / "notes")
 
 
-def test_an_export_never_overwrites(exported: Path, deployments: Deployments) -> None:
-    bundle = deployments.find("triage").bundle("candidate")
-
+def test_an_export_never_overwrites(exported: Path, bundle: Bundle) -> None:
     with pytest.raises(InvalidInput, match="exists"):
         export_bundle(bundle, exported)

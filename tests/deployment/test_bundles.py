@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.deployment import Deployments, PushOptions, differences, promote, rollback
+from dspy_toolkit.deployment import Bundle, Deployments, PushOptions, differences, promote, rollback
 from dspy_toolkit.deployment.bundle import check_bundle
 from dspy_toolkit.deployment.promotion import NotPromoted
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
@@ -38,11 +38,10 @@ False
 
 
 def test_a_push_makes_a_sealed_version_that_is_the_candidate(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, settings: Settings, artifact: Path
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
-    bundle, new = deployments.named("triage").push(tmp_path / "a", settings, PushOptions())
-    again, new_again = deployments.named("triage").push(tmp_path / "a", settings, PushOptions())
+    bundle, new = deployments.named("triage").push(artifact, settings, PushOptions())
+    again, new_again = deployments.named("triage").push(artifact, settings, PushOptions())
 
     assert new
     assert not new_again
@@ -54,30 +53,26 @@ def test_a_push_makes_a_sealed_version_that_is_the_candidate(
 
 
 def test_a_version_is_found_by_alias_number_and_digest(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, bundle: Bundle
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
-    bundle, _ = deployments.named("triage").push(tmp_path / "a", settings, PushOptions())
     deployment = deployments.find("triage")
     digest = bundle.version.partition("-")[2]
 
-    for wanted in ("candidate", "1", "v1", bundle.version, digest[:6]):
+    for wanted in ("candidate", "4", "v4", bundle.version, digest[:6]):
         assert deployment.resolve(wanted) == bundle.version
-    for wanted in ("production", "2", "zzzz"):
+    for wanted in ("production", "5", "zzzz"):
         with pytest.raises(NotFound):
             deployment.resolve(wanted)
 
 
 def test_a_changed_file_is_found_before_anything_is_served(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, bundle: Bundle
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
-    bundle, _ = deployments.named("triage").push(tmp_path / "a", settings, PushOptions())
     state = bundle.folder / "artifact" / "program.json"
     state.write_text(state.read_text().replace("message", "massage", 1))
 
     with pytest.raises(IntegrityError, match="changed"):
-        deployments.find("triage").bundle("1")
+        deployments.find("triage").bundle("candidate")
 
 
 def test_a_model_in_a_folder_goes_along_and_the_bundle_needs_nothing_else(
@@ -114,24 +109,22 @@ def test_a_program_that_cannot_be_tried_needs_inputs_for_it(
 
 
 def test_a_version_that_fails_its_smoke_test_is_never_made(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, settings: Settings, artifact: Path
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
     inputs = {"text": "word " * 4000}
 
     with pytest.raises(Exception, match="too long"):
-        deployments.named("t").push(tmp_path / "a", settings, PushOptions(smoke=inputs))
+        deployments.named("t").push(artifact, settings, PushOptions(smoke=inputs))
     assert deployments.named("t").versions == ()
     assert deployments.named("t").aliases().versions == {}
 
 
 def test_a_policy_goes_along_and_its_fallback_answers(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, settings: Settings, artifact: Path, tmp_path: Path
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
     (tmp_path / "policy.toml").write_text(POLICY)
     options = PushOptions(policy=tmp_path / "policy.toml")
-    bundle, _ = deployments.named("t").push(tmp_path / "a", settings, options)
+    bundle, _ = deployments.named("t").push(artifact, settings, options)
     program = bundle.open(settings)
     answer = asyncio.run(program.call(INPUTS))
     program.close()
@@ -153,16 +146,16 @@ def test_a_policy_goes_along_and_its_fallback_answers(
 def test_a_policy_that_makes_no_sense_is_refused_at_the_push(
     deployments: Deployments,
     settings: Settings,
+    artifact: Path,
     tmp_path: Path,
     change: tuple[str, str],
     says: str,
 ) -> None:
-    write_artifact(tmp_path / "a", settings)
     (tmp_path / "policy.toml").write_text(POLICY.replace(*change))
 
     with pytest.raises(InvalidInput, match=says):
         deployments.named("t").push(
-            tmp_path / "a", settings, PushOptions(policy=tmp_path / "policy.toml")
+            artifact, settings, PushOptions(policy=tmp_path / "policy.toml")
         )
 
 
@@ -215,12 +208,9 @@ def test_without_common_test_examples_nothing_is_comparable(
 
 
 def test_a_diff_names_what_differs_and_nothing_else(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, bundle: Bundle
 ) -> None:
-    for number in (1, 2):
-        write_artifact(tmp_path / str(number), settings, demos=number)
-        deployments.named("t").push(tmp_path / str(number), settings, PushOptions())
-    deployment = deployments.find("t")
+    deployment = deployments.find(bundle.name)
     found = differences(deployment.bundle("1"), deployment.bundle("2"))
 
     assert found["program.demos[1].text"] == (None, "message 1")
@@ -229,20 +219,16 @@ def test_a_diff_names_what_differs_and_nothing_else(
 
 
 def test_collecting_keeps_what_is_pointed_to_what_was_before_and_the_newest(
-    deployments: Deployments, settings: Settings, tmp_path: Path
+    deployments: Deployments, bundle: Bundle
 ) -> None:
-    versions = []
-    for number in range(1, 6):
-        write_artifact(tmp_path / str(number), settings, demos=number)
-        bundle, _ = deployments.named("t").push(tmp_path / str(number), settings, PushOptions())
-        versions.append(bundle.version)
-    deployment = deployments.find("t")
+    deployment = deployments.find(bundle.name)
+    versions = deployment.versions
     promote(deployment, "1", anyway="x")
     promote(deployment, "3", anyway="x")
     removed = deployment.collect(keep=1)
 
-    assert removed == (versions[1], versions[3])
-    assert deployment.versions == (versions[0], versions[2], versions[4])
+    assert removed == (versions[1],)
+    assert deployment.versions == (versions[0], versions[2], versions[3])
 
 
 @pytest.mark.parametrize("name", ["", "A", "../x", "a/b", "-a", "a" * 65])
