@@ -18,7 +18,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
 shares = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 pairs = st.lists(st.tuples(shares, shares), min_size=1, max_size=60)
 ALPHA = 0.05
-REPEATS, EXAMPLES = 1000, 200
+REPEATS, EXAMPLES = 400, 200
 
 
 def outcome(gains: int, losses: int, ties: int = 10) -> Judgement:
