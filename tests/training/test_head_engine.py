@@ -43,11 +43,11 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
+def heads(trained: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> HeadModel:
     examples = examples_of(RECORD, ROWS)
-    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    options = HeadOptions(base=trained["result"], steps=10, batch_size=4, warmup_steps=2)
     return train_heads(
-        RECORD, examples, examples, HeadOptions(steps=30, batch_size=4, warmup_steps=2), settings
+        RECORD, examples, examples, options, Settings(home=tmp_path_factory.mktemp("home"))
     )
 
 
