@@ -38,7 +38,7 @@ def shortened(tmp_path: Path, **rows: int) -> Path:
         file.write_text("\n".join(file.read_text().splitlines()[:count]) + "\n")
     file = tmp_path / "task" / "task.toml"
     head, _, _ = file.read_text().partition("[optimizer]")
-    file.write_text(head + '[optimizer]\nname = "labeled_few_shot"\nk = 8\n')
+    file.write_text(head + '[optimizer]\nname = "labeled_few_shot"\nk = 4\n')
     return tmp_path / "task"
 
 
@@ -66,7 +66,7 @@ def test_heads_learn_the_good_answers_of_a_compiled_program(
     from dspy_toolkit.compiler.run import CompileOptions, compile_task
     from dspy_toolkit.programs.task import load_task
 
-    task = shortened(tmp_path, train=16, validation=4, test=4)
+    task = shortened(tmp_path, train=8, validation=2, test=2)
     run = compile_task(load_task(task), CompileOptions(keep_anyway=True), settings).folder
 
     trained = command(
