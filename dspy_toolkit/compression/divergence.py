@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from dspy_toolkit.training.backbone import Abilities, abilities
+from dspy_toolkit.compression.beginning import Beginning, can_begin, split
+from dspy_toolkit.training.backbone import Abilities, abilities, project
 from dspy_toolkit.training.batches import Batch, in_turn
 from dspy_toolkit.training.language_loss import answer_logits
 from dspy_toolkit.training.losses import cross_entropy, kl_to_teacher
 from dspy_toolkit.training.packing import Row
 
-_ROWS_AT_ONCE = 4
+_ROWS_AT_ONCE = 6
 _MOST_TOKENS = 2048
 
 
@@ -55,14 +57,16 @@ class Reference:
     def __init__(self, model: Any, rows: Sequence[Row], vocabulary: int) -> None:
         self._able: Abilities = abilities(model, vocabulary)
         thin = _thinned(rows)
-        self._batches: list[Batch] = list(in_turn(thin, _ROWS_AT_ONCE, document_mask=False))
-        self._goals = [self._logits(model, batch) for batch in self._batches]
+        shared = self._able.splits and can_begin(model, vocabulary)
+        self._beginning, rest = split(thin) if shared else (None, thin)
+        self._batches: list[Batch] = list(in_turn(rest, _ROWS_AT_ONCE, document_mask=False))
+        self._goals = list(self._logits(model))
 
     def compare(self, model: Any) -> Divergence:
         """Measure a model that shares the original's tokens."""
         kl = same = loss = weight = 0.0
-        for batch, goal in zip(self._batches, self._goals, strict=True):
-            logits = self._logits(model, batch)
+        told = zip(self._batches, self._goals, self._logits(model), strict=True)
+        for batch, goal, logits in told:
             weights, targets = batch.parts[0]["weights"], batch.parts[0]["targets"]
             parts: Any = mx.stack(
                 [
@@ -82,13 +86,29 @@ class Reference:
         """The KL alone."""
         return self.compare(model).kl
 
-    def _logits(self, model: Any, batch: Batch) -> mx.array:
-        was_training = model.training
-        model.eval()
-        logits = answer_logits(model, batch.parts[0], self._able).astype(mx.float32)
-        mx.eval(logits)
-        model.train(was_training)
-        return logits
+    def _logits(self, model: Any) -> Iterator[mx.array]:
+        """Of each batch in turn."""
+        with _evaluating(model):
+            begun = None if self._beginning is None else Beginning(model, self._beginning)
+        for batch in self._batches:
+            arrays = batch.parts[0]
+            with _evaluating(model):
+                if begun is None:
+                    logits = answer_logits(model, arrays, self._able)
+                else:
+                    states = begun.states_after(model, arrays["tokens"]).flatten(0, 1)
+                    logits = project(model, states[arrays["places"]])
+                logits = logits.astype(mx.float32)
+                mx.eval(logits)
+            yield logits
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
 
 
 def _thinned(rows: Sequence[Row]) -> list[Row]:

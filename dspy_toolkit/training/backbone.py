@@ -98,8 +98,8 @@ def abilities(model: Any, vocabulary: int) -> Abilities:
     model.eval()
     try:
         logits = model(tokens)
-        splits = _holds(lambda: _close(project(model, hidden_states(model, tokens)), logits))
-        masks = splits and _holds(lambda: _isolates(model, tokens))
+        splits = holds(lambda: close(project(model, hidden_states(model, tokens)), logits))
+        masks = splits and holds(lambda: _isolates(model, tokens))
     finally:
         model.train(was_training)
     return Abilities(splits, masks)
@@ -107,12 +107,13 @@ def abilities(model: Any, vocabulary: int) -> Abilities:
 
 def _isolates(model: Any, tokens: mx.array) -> bool:
     both = hidden_states(model, tokens, mx.array([[1] * 5 + [2] * 7]))
-    return _close(both[:, 5:], hidden_states(model, tokens[:, 5:])) and _close(
+    return close(both[:, 5:], hidden_states(model, tokens[:, 5:])) and close(
         both[:, :5], hidden_states(model, tokens[:, :5])
     )
 
 
-def _holds(check: Callable[[], bool]) -> bool:
+def holds(check: Callable[[], bool]) -> bool:
+    """Whether a model can do what a check tries with it."""
     # Whatever a foreign architecture raises when it is built otherwise means the same: it cannot.
     try:
         return check()
@@ -120,7 +121,8 @@ def _holds(check: Callable[[], bool]) -> bool:
         return False
 
 
-def _close(left: mx.array, right: mx.array) -> bool:
+def close(left: mx.array, right: mx.array) -> bool:
+    """Whether two arrays are the same but for what their type rounds away."""
     tolerance = _TOLERANCE.get(right.dtype, _TOLERANCE_OF_HALVES)
     allowed = tolerance * (1 + mx.abs(right).max())
     return bool((mx.abs(left - right).max() <= allowed).item())
