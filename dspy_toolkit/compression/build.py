@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from dspy_toolkit.compression.by_name import is_stack, pack_files
 from dspy_toolkit.compression.calibration import CalibrationSet, tokenizer_digest
 from dspy_toolkit.compression.divergence import Reference
 from dspy_toolkit.compression.opened import (
@@ -212,8 +213,27 @@ def _made(wanted: Order, settings: Settings, scratch: Path) -> Built:
     _require_room(wanted, device)
     began = time.perf_counter()
     emit(PhaseStarted(wanted.key[:8], wanted.technique.name, None))
-    with mx.stream(device.kind), ExitStack() as stack:
+    with mx.stream(device.kind):
         mx.reset_peak_memory()
+        if wanted.as_stored and is_stack(wanted.subject):
+            _pack_files(wanted, began)
+        else:
+            _make_model(wanted, settings, scratch, device, began)
+    emit(ModelCompressed(str(wanted.folder), wanted.technique.name, time.perf_counter() - began))
+    return Built(wanted.folder, read_manifest(wanted.folder, "model"), fresh=True)
+
+
+def _pack_files(wanted: Order, began: float) -> None:
+    with new_folder(wanted.folder) as folder:
+        measures = pack_files(wanted.subject, wanted.options.packing, folder)
+        count = wanted.subject.parameters
+        _seal(wanted, folder, {**_sizes(wanted, count, measures["bytes"]), **measures}, {}, began)
+
+
+def _make_model(
+    wanted: Order, settings: Settings, scratch: Path, device: Device, began: float
+) -> None:
+    with ExitStack() as stack:
         opened = open_subject(wanted.subject, device, wanted.as_stored)
         if device.name == "cpu":
             stack.enter_context(in_blocks(opened.model))
@@ -234,11 +254,21 @@ def _made(wanted: Order, settings: Settings, scratch: Path) -> Built:
         with new_folder(wanted.folder) as folder:
             write_model(folder, made.model, made.config, wanted.subject.folder)
             measures = _measured(work, wanted, made, folder, reference)
-            measures["seconds"] = round(time.perf_counter() - began, 3)
-            measures["peak_bytes"] = int(mx.get_peak_memory())
-            write_manifest(folder, _facts(wanted, made, measures))
-    emit(ModelCompressed(str(wanted.folder), wanted.technique.name, time.perf_counter() - began))
-    return Built(wanted.folder, read_manifest(wanted.folder, "model"), fresh=True)
+            _seal(wanted, folder, measures, made.facts, began)
+
+
+def _seal(
+    wanted: Order,
+    folder: Path,
+    measures: Mapping[str, Any],
+    made: Mapping[str, Any],
+    began: float,
+) -> None:
+    spent = {
+        "seconds": round(time.perf_counter() - began, 3),
+        "peak_bytes": int(mx.get_peak_memory()),
+    }
+    write_manifest(folder, _facts(wanted, {**measures, **spent}, made))
 
 
 def _measured(
@@ -252,16 +282,20 @@ def _measured(
             f"{wanted.technique.name} gave {count} parameters, {wanted.estimate.parameters} were "
             "foreseen; report this"
         )
-    facts: dict[str, Any] = {
+    facts = _sizes(wanted, count, size)
+    if reference is not None:
+        facts.update(reference.compare(loaded).to_dict())
+    return {**facts, **wanted.technique.check(work, made, loaded)}
+
+
+def _sizes(wanted: Order, count: int, size: int) -> dict[str, Any]:
+    return {
         "parameters": count,
         "bytes": size,
         "bits_per_weight": round(8 * size / count, 3),
         "parent_parameters": wanted.subject.parameters,
         "parent_bytes": wanted.subject.nbytes,
     }
-    if reference is not None:
-        facts.update(reference.compare(loaded).to_dict())
-    return {**facts, **wanted.technique.check(work, made, loaded)}
 
 
 def _require_same(made: Any, loaded: Any, work: Work, folder: Path) -> None:
@@ -297,7 +331,7 @@ def _reference(wanted: Order, opened: Opened) -> Reference | None:
     return Reference(opened.model, wanted.calibration.held, vocabulary)
 
 
-def _facts(wanted: Order, made: Made, measures: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(wanted: Order, measures: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
     calibration = wanted.calibration
     return {
         "kind": "compressed",
@@ -315,7 +349,7 @@ def _facts(wanted: Order, made: Made, measures: Mapping[str, Any]) -> dict[str, 
             {"digest": calibration.digest, "source": calibration.source} if calibration else None
         ),
         "measures": dict(measures),
-        "made": made.facts,
+        "made": dict(made),
     }
 
 

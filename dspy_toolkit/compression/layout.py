@@ -45,6 +45,11 @@ _OUTER = {
     "lm_head.weight": ("", "width"),
 }
 _PREFIX = "model.layers."
+_NOT_EVERYWHERE = {
+    "qwen2": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+    "qwen3": ("self_attn.q_norm.weight", "self_attn.k_norm.weight"),
+}
+"""What a block has beside the projections and norms that all have."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,29 @@ def layout_of(subject: Subject, structure: str | None = None) -> Layout:
         heads=heads // groups,
         head=int(config.get("head_dim") or width // heads),
     )
+
+
+def known_shapes(config: Mapping[str, Any], layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The shape of every array that a model of a family has, by name."""
+    sizes = {
+        "": layout.head,
+        "width": layout.width,
+        "inner": layout.inner,
+        "queries": layout.groups * layout.heads * layout.head,
+        "keys": layout.groups * layout.head,
+    }
+    own = _NOT_EVERYWHERE.get(str(config["model_type"]), ())
+    common = [leaf for leaf in _AXES if leaf.endswith(("proj.weight", "layernorm.weight"))]
+    block = {leaf: tuple(sizes[role] for role in _AXES[leaf]) for leaf in (*common, *own)}
+    embedding = (int(config["vocab_size"]), layout.width)
+    outer = {"model.embed_tokens.weight": embedding, "model.norm.weight": (layout.width,)}
+    if not config.get("tie_word_embeddings", True):
+        outer["lm_head.weight"] = embedding
+    return outer | {
+        f"{_PREFIX}{number}.{leaf}": shape
+        for number in range(layout.layers)
+        for leaf, shape in block.items()
+    }
 
 
 def whole(layout: Layout) -> Cut:

@@ -91,11 +91,21 @@ def cast(model: Any, dtype: str) -> None:
     )
     mx.eval(model.parameters())
     for name, array in tree_flatten(model.parameters()):
-        if mx.issubdtype(array.dtype, mx.floating) and not mx.isfinite(array).all().item():
-            raise IntegrityError(
-                f"{name} holds a value that is no number in {dtype}; "
-                "take a model in bfloat16 or float32, or milder settings"
-            )
+        if mx.issubdtype(array.dtype, mx.floating):
+            require_finite(name, array, dtype)
+
+
+def require_finite(name: str, array: mx.array, dtype: str) -> None:
+    """Refuse an array some of whose values are no numbers in its type.
+
+    Raises:
+        IntegrityError: there are such.
+    """
+    if not mx.isfinite(array).all().item():
+        raise IntegrityError(
+            f"{name} holds a value that is no number in {dtype}; "
+            "take a model in bfloat16 or float32, or milder settings"
+        )
 
 
 def write_model(folder: Path, model: Any, config: Mapping[str, Any], source: Path) -> None:
@@ -120,6 +130,11 @@ def write_model(folder: Path, model: Any, config: Mapping[str, Any], source: Pat
     # It names every tensor once more; the loader asks for it with several files only.
     if len(list(folder.glob("model*.safetensors"))) == 1:
         (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    write_beside(folder, config, source)
+
+
+def write_beside(folder: Path, config: Mapping[str, Any], source: Path) -> None:
+    """Write what belongs to a model beside its weights; see `write_model`."""
     write_json(folder / "config.json", dict(sorted(config.items())))
     copy_tokenizer(source, folder)
 

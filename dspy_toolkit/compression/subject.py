@@ -23,7 +23,8 @@ from dspy_toolkit.store.manifest import NAME as MANIFEST
 from dspy_toolkit.store.manifest import read_manifest
 
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1, "F64": 8}
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PLAIN_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Types of weights that are not packed: safetensors' names to MLX's."""
 
 
 class Unsupported(InvalidInput):
@@ -93,9 +94,9 @@ class Subject:
         """The type its plain weights are stored in."""
         largest: dict[str, int] = {}
         for tensor in self.tensors.values():
-            if tensor.dtype in _DTYPES:
+            if tensor.dtype in PLAIN_TYPES:
                 largest[tensor.dtype] = largest.get(tensor.dtype, 0) + tensor.size
-        return _DTYPES[max(largest, key=largest.__getitem__)] if largest else "float32"
+        return PLAIN_TYPES[max(largest, key=largest.__getitem__)] if largest else "float32"
 
     def require_plain(self, what: str) -> None:
         """Refuse a model whose weights are packed.
