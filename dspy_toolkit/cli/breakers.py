@@ -33,10 +33,11 @@ def list_command(folder: Folder = None, json: Json = False) -> None:
     if json:
         out_json({"breakers": [_facts(state, now) for state in states]})
         return
-    rows = [(state.engine, state.state, _since(state.opened_at, now)) for state in states]
-    table("", ("engine", "state", "opened"), rows)
     if not states:
         say(f"no circuit has a state in {_place(folder)}")
+        return
+    rows = [(state.engine, state.state, _since(state.opened_at, now)) for state in states]
+    table("", ("engine", "state", "opened"), rows)
 
 
 @app.command()

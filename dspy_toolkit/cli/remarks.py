@@ -5,6 +5,7 @@ from __future__ import annotations
 from dspy_toolkit.cli.output import say
 from dspy_toolkit.events import (
     BreakerChanged,
+    BreakerStateLost,
     ChildEnded,
     ChildStarted,
     Event,
@@ -47,5 +48,7 @@ class Remarks:
             case ChildStarted(engine, process, seconds) if engine in self._lost:
                 self._lost.discard(engine)
                 say(f"{engine}: process {process} took over after {seconds:.1f} s")
+            case BreakerStateLost(path, reason):
+                say(f"a circuit goes on without its state in {path}: {reason}")
             case BreakerChanged(engine, _, after) if after != "half-open":
                 say(f"{engine}: its circuit is {after}")

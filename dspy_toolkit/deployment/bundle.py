@@ -23,7 +23,14 @@ from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.served import LoadedProgram, ProgramFailed, open_program
 from dspy_toolkit.registry import validate_values
-from dspy_toolkit.store.files import read_json, sha256_json, storage_errors, write_json, write_text
+from dspy_toolkit.store.files import (
+    read_json,
+    read_text,
+    sha256_json,
+    storage_errors,
+    write_json,
+    write_text,
+)
 from dspy_toolkit.store.manifest import read_manifest, write_manifest
 
 FORMAT = 1
@@ -93,7 +100,7 @@ class Bundle:
         policy = self.folder / POLICY
         if policy.is_file():
             try:
-                lm = guarded(lm, policy, settings)
+                lm = guarded(lm, policy, self.version, settings)
             except BaseException:
                 lm.release()
                 raise
@@ -143,8 +150,8 @@ def fill_bundle(place: Path, source: Path, settings: Settings, options: PushOpti
     """Write a bundle's files into an empty folder, without the manifest; returns its digest.
 
     Raises:
-        As `load_artifact`. InvalidInput: the model was made in Python, the policy is wrong, or
-            there is nothing to try the program on.
+        As `load_artifact` and `read_sources`. InvalidInput: the model was made in Python, or there
+            is nothing to try the program on.
     """
     artifact = load_artifact(source)
     kept = artifact.manifest["model"]
@@ -159,11 +166,8 @@ def fill_bundle(place: Path, source: Path, settings: Settings, options: PushOpti
         _copy(run, place / SCORES)
     model = _copy_model(place, kept, settings, options.weights)
     if options.policy is not None:
-        text = options.policy.read_text(encoding="utf-8") if options.policy.is_file() else None
-        if text is None:
-            raise InvalidInput(f"policy {options.policy} does not exist; check the path")
         read_sources(options.policy)
-        write_text(place / POLICY, text)
+        write_text(place / POLICY, read_text(options.policy, "policy"))
     smoke = dict(options.smoke) if options.smoke is not None else _smoke_inputs(artifact)
     artifact.check(smoke)
     write_json(place / SMOKE, smoke)

@@ -78,10 +78,10 @@ def read_sources(path: Path) -> tuple[Policy, tuple[Source, ...]]:
     return policy, tuple(_source(name, tables[name], where) for name in others)
 
 
-def guarded(lm: LocalLM, path: Path, settings: Settings) -> LocalLM:
+def guarded(lm: LocalLM, path: Path, version: str, settings: Settings) -> LocalLM:
     """The same language model behind a bundle's policy; releasing it releases all its engines.
 
-    The state of its circuits lies in `<home>/breakers` and survives a restart.
+    The state of its circuits lies in `<home>/breakers`, under the version, and survives a restart.
     """
     policy, sources = read_sources(path)
     engines: dict[str, Engine] = {policy.primary: lm.engine}
@@ -89,9 +89,7 @@ def guarded(lm: LocalLM, path: Path, settings: Settings) -> LocalLM:
     try:
         for source in sources:
             engines[source.name] = source.open(settings)
-        engine = ResilientEngine(
-            policy, engines, storage=lambda name: kept(f"{path.parent.name}.{name}")
-        )
+        engine = ResilientEngine(policy, engines, storage=lambda name: kept(f"{version}.{name}"))
         return LocalLM(
             lm.model,
             engine=engine,

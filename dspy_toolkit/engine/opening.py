@@ -52,7 +52,7 @@ def open_described(
 
     Args:
         options: as of `EngineOptions.dump`.
-        settings: every field of `Settings`.
+        settings: fields of `Settings`.
 
     Raises:
         As `open_engine`.

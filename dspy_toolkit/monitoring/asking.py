@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from dspy_toolkit.errors import EngineError, InvalidInput
 from dspy_toolkit.monitoring.health import Finding, HealthReport, Level, known_level
@@ -26,11 +28,11 @@ def ask_health(
         InvalidInput: no such level, no address of a server, or it refuses the key.
     """
     chosen = known_level(level)
+    _check_address(url)
     try:
         status, body = _get(f"{url.rstrip('/')}/health/{chosen}", key, timeout_s)
-    except OSError as error:
-        reason = str(getattr(error, "reason", error))
-        return _unwell(chosen, f"{url} does not answer: {reason}")
+    except (OSError, HTTPException) as error:
+        return _unwell(chosen, f"{url} does not answer: {_reason(error)}")
     if status in (401, 403):
         raise InvalidInput(f"{url} refuses to tell its health (HTTP {status}); give a --key-file")
     report = _report(body)
@@ -48,14 +50,16 @@ def ask_metrics(url: str, key: str | None = None, timeout_s: float = 10.0) -> st
     Raises:
         EngineError: the server does not answer. InvalidInput: it refuses.
     """
+    _check_address(url)
     address = url.rstrip("/")
     if not address.endswith("/metrics"):
         address += "/metrics"
     try:
         status, body = _get(address, key, timeout_s)
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise EngineError(f"{address} does not answer ({reason}); is the server running?") from None
+    except (OSError, HTTPException) as error:
+        raise EngineError(
+            f"{address} does not answer ({_reason(error)}); is the server running?"
+        ) from None
     if status in (401, 403):
         raise InvalidInput(f"{address} refuses (HTTP {status}); give a --key-file")
     if status != 200:
@@ -63,9 +67,26 @@ def ask_metrics(url: str, key: str | None = None, timeout_s: float = 10.0) -> st
     return body
 
 
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        well = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        # Its port is no number, or none that a port may have.
+        well = False
+    if not well or any(each.isspace() for each in url):
+        raise InvalidInput(
+            f"{url!r} is not the address of a server; give one such as http://127.0.0.1:8000"
+        )
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    told = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(told).split())
+
+
 def _get(address: str, key: str | None, timeout_s: float) -> tuple[int, str]:
-    if not address.startswith(("http://", "https://")):
-        raise InvalidInput(f"an address begins with http:// or https://, got {address!r}")
     headers = {"Accept": f"{_JSON}, text/plain"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"

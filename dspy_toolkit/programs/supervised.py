@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,11 +54,12 @@ def supervised_engine(
     source = find_source(reference, fetch=download)
     read_config(source.folder)
     files = model_digest(source.folder, asked.adapter, chosen.home)
-    values = {each.name: getattr(chosen, each.name) for each in fields(chosen)}
+    # What else is set, such as whether answers are kept, makes no other engine.
+    used = {name: getattr(chosen, name) for name in ("device", "dtype", "blas")}
     arguments = {
         "reference": reference,
         "options": asked.dump(),
-        "settings": {**values, "home": str(chosen.home)},
+        "settings": {**used, "home": str(chosen.home)},
     }
     loaded = [files, asked.device, asked.dtype, asked.speed, arguments["settings"]]
     # A folder's path is nobody's business in metrics, and its name alone may be another's too.

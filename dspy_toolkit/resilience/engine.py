@@ -64,7 +64,12 @@ class ResilientEngine:
         self._chance = chance or random.Random()
         self._guards = {
             name: Guard(
-                name, each, clock, storage(name) if storage else None, list(listeners), accept
+                name,
+                each,
+                clock,
+                storage(name) if storage and each.breaker else None,
+                list(listeners),
+                accept,
             )
             for name, each in policy.engines.items()
         }

@@ -178,7 +178,8 @@ def kept_state(folder: Path, engine: str) -> KeptState:
     path = _file(folder, engine)
     if not path.is_file():
         names = [unquote(file.stem) for file in folder.glob("*.json")]
-        raise NotFound(f"engine {engine!r} has no state in {folder}; {nearest(engine, names)}")
+        hint = nearest(engine, names) if names else "no circuit has one there; is it the folder?"
+        raise NotFound(f"engine {engine!r} has no state in {folder}; {hint}")
     return KeptState(engine, *_parsed(read_json(path, "breaker state"), path))
 
 
@@ -207,5 +208,6 @@ def _parsed(content: Any, path: Path) -> tuple[str, datetime | None]:
         return state, None if when is None else datetime.fromisoformat(when)
     except (TypeError, KeyError, ValueError) as error:
         raise IntegrityError(
-            f"breaker state {path} is damaged ({error}); the circuit starts anew"
+            f"breaker state {path} is damaged ({error}), so the circuit starts anew; "
+            "`dspy-tk breakers close` writes it again"
         ) from None

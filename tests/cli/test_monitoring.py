@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,9 @@ def test_a_server_that_does_not_answer_is_not_well() -> None:
     done = run(app, ["health", NOWHERE, "--json"])
 
     assert done.exit_code == 1
-    assert "does not answer" in json.loads(done.stdout)["findings"][0]["reason"]
+    assert json.loads(done.stdout)["findings"][0]["reason"] == (
+        f"{NOWHERE} does not answer: Connection refused"
+    )
 
 
 def test_what_answers_without_being_such_a_server_is_not_well() -> None:
@@ -90,10 +94,8 @@ def test_the_health_of_a_model_is_a_token_it_generates(tmp_path: Path) -> None:
     ("arguments", "error"),
     [
         (["health", NOWHERE, "--level", "dep"], InvalidInput),
-        (["health", "localhost"], InvalidInput),
         (["health", "--model", "/nowhere/at/all"], NotFound),
         (["monitor", NOWHERE, "--once"], EngineError),
-        (["monitor", "localhost", "--once"], InvalidInput),
         (["monitor", NOWHERE, "--key-file", "/nowhere"], NotFound),
         (["breakers", "show", "local"], NotFound),
         (["breakers", "open", "local"], NotFound),
@@ -104,6 +106,31 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], error: type[Toolkit
 
     assert isinstance(done.exception, error)
     assert "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize("address", ["localhost", "http://", "http://:abc", "http://h:99999"])
+@pytest.mark.parametrize("command", ["health", "monitor"])
+def test_what_is_no_address_is_told_with_one_that_is(command: str, address: str) -> None:
+    done = run(app, [command, address])
+
+    assert str(done.exception) == (
+        f"{address!r} is not the address of a server; give one such as http://127.0.0.1:8000"
+    )
+
+
+def test_a_server_that_talks_no_http_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(run, app, ["health", url, "--json"])
+            caller, _ = server.accept()
+            with caller:
+                caller.recv(1 << 16)
+                caller.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
+        done = asked.result()
+
+    assert done.exit_code == 1
+    assert "does not answer: SSH" in json.loads(done.stdout)["findings"][0]["reason"]
 
 
 def test_the_monitor_shows_what_the_metrics_say() -> None:
@@ -203,4 +230,5 @@ def test_no_circuits_are_said_to_be_none() -> None:
     done = run(app, ["breakers", "list"])
 
     assert done.exit_code == 0
+    assert done.stdout == ""
     assert "no circuit has a state" in done.stderr

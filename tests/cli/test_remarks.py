@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dspy_toolkit.cli.remarks import Remarks
-from dspy_toolkit.events import BreakerChanged, CallRetried, ChildEnded, ChildStarted
+from dspy_toolkit.events import (
+    BreakerChanged,
+    BreakerStateLost,
+    CallRetried,
+    ChildEnded,
+    ChildStarted,
+)
 
 
 def test_a_process_that_is_lost_and_the_one_that_takes_over_are_told_of(
@@ -19,6 +25,7 @@ def test_a_process_that_is_lost_and_the_one_that_takes_over_are_told_of(
         ChildEnded("embedded", "no_heartbeat", 0, 0),
         BreakerChanged("embedded", "closed", "open"),
         BreakerChanged("embedded", "open", "half-open"),
+        BreakerStateLost("/home/breakers/embedded.json", "No space left on device"),
         CallRetried("embedded", 1, 0.5, "ServerError"),
     ):
         tell(event)
@@ -28,4 +35,6 @@ def test_a_process_that_is_lost_and_the_one_that_takes_over_are_told_of(
         "embedded: process 12 took over after 1.6 s",
         "embedded: its process was lost (it gave no sign of life); calls made again: 0, failed: 0",
         "embedded: its circuit is open",
+        "a circuit goes on without its state in /home/breakers/embedded.json: "
+        "No space left on device",
     ]

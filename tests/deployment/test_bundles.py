@@ -11,10 +11,11 @@ from dspy_toolkit.deployment import Bundle, Deployments, PushOptions, difference
 from dspy_toolkit.deployment.bundle import check_bundle
 from dspy_toolkit.deployment.promotion import NotPromoted
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
-from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
+from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, ToolkitError
 from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.opening import local_lm
+from dspy_toolkit.resilience.storage import kept_states
 from tests.deployment.making import INPUTS, PROGRAM, with_scores, write_artifact, write_marked
 
 POLICY = """
@@ -129,6 +130,9 @@ def test_a_policy_goes_along_and_its_fallback_answers(
     answer = asyncio.run(program.call(INPUTS))
     program.close()
 
+    circuits = {each.engine for each in kept_states(settings.home / "breakers")}
+
+    assert circuits == {f"{bundle.version}.local"}
     assert answer.answered_by == ("default",)
     assert answer.outputs == {"team": "atlas", "urgent": False}
     assert program.primary == "local"
@@ -157,6 +161,27 @@ def test_a_policy_that_makes_no_sense_is_refused_at_the_push(
         deployments.named("t").push(
             artifact, settings, PushOptions(policy=tmp_path / "policy.toml")
         )
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "says"),
+    [(None, NotFound, "does not exist"), (b"\xff", InvalidInput, "UTF-8")],
+)
+def test_a_policy_that_cannot_be_read_is_told(
+    deployments: Deployments,
+    settings: Settings,
+    tmp_path: Path,
+    content: bytes | None,
+    error: type[ToolkitError],
+    says: str,
+) -> None:
+    write_artifact(tmp_path / "a", settings)
+    policy = tmp_path / "policy.toml"
+    if content is not None:
+        policy.write_bytes(content)
+
+    with pytest.raises(error, match=says):
+        deployments.named("t").push(tmp_path / "a", settings, PushOptions(policy=policy))
 
 
 def test_only_what_is_shown_better_goes_into_production_and_back_again(

@@ -102,7 +102,8 @@ def test_engines_over_one_model_share_a_process_and_the_last_one_ends_it(tmp_pat
     expected, vector = lone.complete(QUESTION), lone.embed("a ticket")
     lone.close()
     long = supervised_engine(folder, EngineOptions(max_tokens=8), settings)
-    short = supervised_engine(copy, EngineOptions(max_tokens=3), settings)
+    keeping = replace(settings, cache=True, threads=2)
+    short = supervised_engine(copy, EngineOptions(max_tokens=3), keeping)
     ids = {long.process_id, short.process_id}
     process = psutil.Process(long.process_id)
 
