@@ -36,7 +36,7 @@ from dspy_toolkit.programs.journal import CallJournal
 from dspy_toolkit.programs.limits import BudgetSpent, Cost, FailureLimit, Ledger
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import Metric, MetricError
-from dspy_toolkit.store.files import new_folder, storage_errors
+from dspy_toolkit.store.files import copy_tree, new_folder, storage_errors
 
 _PATIENCE_S = 10.0
 _HUNG = (
@@ -292,6 +292,6 @@ def _save(
     if output is None:
         return artifact
     target = output.expanduser().absolute()
-    with new_folder(target) as place, storage_errors(output):
-        shutil.copytree(artifact, place, dirs_exist_ok=True)
+    with new_folder(target) as place:
+        copy_tree(artifact, place)
     return target

@@ -24,6 +24,7 @@ from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.served import LoadedProgram, ProgramFailed, open_program
 from dspy_toolkit.registry import validate_values
 from dspy_toolkit.store.files import (
+    copy_tree,
     read_json,
     read_text,
     sha256_json,
@@ -286,12 +287,11 @@ def _copy_model(
 
 
 def _copy(source: Path, target: Path) -> None:
-    with storage_errors(target):
-        if source.is_file():
+    if source.is_file():
+        with storage_errors(target):
             shutil.copyfile(source, target)
-        else:
-            # Links are followed: a bundle holds what they lead to.
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"))
+    else:
+        copy_tree(source, target)
 
 
 def _smoke_inputs(artifact: Artifact) -> dict[str, Any]:

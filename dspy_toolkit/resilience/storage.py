@@ -6,10 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote, unquote
 
-from dspy_toolkit.errors import IntegrityError, NotFound, StorageError, ToolkitError, nearest
+from dspy_toolkit.errors import (
+    IntegrityError,
+    InvalidInput,
+    NotFound,
+    StorageError,
+    ToolkitError,
+    nearest,
+)
 from dspy_toolkit.events import BreakerStateLost, emit
 from dspy_toolkit.store.files import read_json, write_json
 
@@ -124,9 +131,7 @@ class FileStorage:
             return
         self._seen = seen
         try:
-            self._state, self._opened_at = _parsed(
-                read_json(self._path, "breaker state"), self._path
-            )
+            self._state, self._opened_at = _read(self._path)
         except NotFound:
             return
         except ToolkitError as error:
@@ -180,7 +185,7 @@ def kept_state(folder: Path, engine: str) -> KeptState:
         names = [unquote(file.stem) for file in folder.glob("*.json")]
         hint = nearest(engine, names) if names else "no circuit has one there; is it the folder?"
         raise NotFound(f"engine {engine!r} has no state in {folder}; {hint}")
-    return KeptState(engine, *_parsed(read_json(path, "breaker state"), path))
+    return KeptState(engine, *_read(path))
 
 
 def turn_state(folder: Path, engine: str, state: str) -> None:
@@ -200,14 +205,22 @@ def _file(folder: Path, engine: str) -> Path:
     return folder / f"{quote(engine, safe='')}.json"
 
 
-def _parsed(content: Any, path: Path) -> tuple[str, datetime | None]:
+def _read(path: Path) -> tuple[str, datetime | None]:
+    try:
+        content = read_json(path, "breaker state")
+    except (InvalidInput, IntegrityError):
+        raise _damaged(path, "no JSON") from None
     try:
         state, when = content["state"], content["opened_at"]
         if state not in STATES:
             raise ValueError(f"state {state!r}")
         return state, None if when is None else datetime.fromisoformat(when)
     except (TypeError, KeyError, ValueError) as error:
-        raise IntegrityError(
-            f"breaker state {path} is damaged ({error}), so the circuit starts anew; "
-            "`dspy-tk breakers close` writes it again"
-        ) from None
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"breaker state {path} is damaged ({why}), so the circuit starts anew; "
+        "`dspy-tk breakers close` writes it again"
+    )

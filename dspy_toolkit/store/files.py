@@ -168,6 +168,25 @@ def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy what lies in a folder, but for hidden files, into a folder that may exist.
+
+    Links are followed: the copy holds what they lead to.
+
+    Raises:
+        StorageError: one cannot be copied; the first ends it.
+    """
+
+    def copied(file: str, to: str) -> None:
+        # As no OSError, of which shutil would make a list, one for every file.
+        with storage_errors(Path(to)):
+            shutil.copy2(file, to)
+
+    hidden = shutil.ignore_patterns(".*")
+    with storage_errors(target):
+        shutil.copytree(source, target, ignore=hidden, copy_function=copied, dirs_exist_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder beside its final place and rename it in when the block succeeds.

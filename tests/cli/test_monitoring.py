@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dspy_toolkit.cli.main import app
 from dspy_toolkit.contract import ServerError
 from dspy_toolkit.engine.scripted import ScriptedEngine
-from dspy_toolkit.errors import EngineError, InvalidInput, NotFound, ToolkitError
+from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFound, ToolkitError
 from dspy_toolkit.events import AttemptFinished, BreakerChanged, subscribed
 from dspy_toolkit.monitoring import Health, Metrics
 from dspy_toolkit.resilience import (
@@ -232,3 +232,18 @@ def test_no_circuits_are_said_to_be_none() -> None:
     assert done.exit_code == 0
     assert done.stdout == ""
     assert "no circuit has a state" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"[]", b'{"state": "ajar", "opened_at": null}']
+)
+def test_a_damaged_state_is_told_with_what_writes_it_again(home: Path, content: bytes) -> None:
+    state = home / "breakers" / "local.json"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(content)
+    told = [run(app, ["breakers", *words]).exception for words in (["list"], ["show", "local"])]
+
+    assert all(isinstance(each, IntegrityError) for each in told)
+    assert all("`dspy-tk breakers close` writes it again" in str(each) for each in told)
+    assert run(app, ["breakers", "close", "local"]).exit_code == 0
+    assert "closed" in run(app, ["breakers", "show", "local"]).stdout

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, StorageError
 from dspy_toolkit.store.files import (
     copy_files,
+    copy_tree,
     new_folder,
     parse_json,
     read_json,
@@ -156,6 +157,18 @@ def test_files_are_copied_to_the_same_places_and_refusals_name_the_file(tmp_path
     assert (tmp_path / "to" / "lib" / "words.py").read_text() == "WORD = 1\n"
     with pytest.raises(StorageError, match=r"full.lib.words\.py cannot be written"):
         copy_files(["lib/words.py"], tmp_path / "from", tmp_path / "full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_folder_that_a_full_disk_does_not_take_is_one_line(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_text(tmp_path / "from" / name, "text")
+    (tmp_path / "to").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "to" / name).symlink_to("/dev/full")
+
+    with pytest.raises(StorageError, match=r"^no disk space left to write \S+/to/[ab]; free some"):
+        copy_tree(tmp_path / "from", tmp_path / "to")
 
 
 def test_even_a_link_to_nowhere_is_not_overwritten(tmp_path: Path) -> None:
