@@ -34,7 +34,7 @@ def ask_health(
     except (OSError, HTTPException) as error:
         return _unwell(chosen, f"{url} does not answer: {_reason(error)}")
     if status in (401, 403):
-        raise InvalidInput(f"{url} refuses to tell its health (HTTP {status}); give a --key-file")
+        raise InvalidInput(f"{url} refuses to tell its {chosen} health: {_refusal(status, key)}")
     report = _report(body)
     if report is None:
         return _unwell(chosen, f"{url} answers HTTP {status} without a report of its health")
@@ -61,7 +61,7 @@ def ask_metrics(url: str, key: str | None = None, timeout_s: float = 10.0) -> st
             f"{address} does not answer ({_reason(error)}); is the server running?"
         ) from None
     if status in (401, 403):
-        raise InvalidInput(f"{address} refuses (HTTP {status}); give a --key-file")
+        raise InvalidInput(f"{address} refuses: {_refusal(status, key)}")
     if status != 200:
         raise InvalidInput(f"{address} answers HTTP {status}; give the address of a server")
     return body
@@ -78,6 +78,14 @@ def _check_address(url: str) -> None:
         raise InvalidInput(
             f"{url!r} is not the address of a server; give one such as http://127.0.0.1:8000"
         )
+
+
+def _refusal(status: int, key: str | None) -> str:
+    if key is None:
+        return f"HTTP {status}, no key was given; give one with --key-file"
+    if status == 403:
+        return "HTTP 403, the key is made for something else; give one of the scope admin"
+    return "HTTP 401, the key is not valid there; `dspy-tk keys list` on its machine shows why"
 
 
 def _reason(error: Exception) -> str:

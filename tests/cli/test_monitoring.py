@@ -195,12 +195,21 @@ def test_a_key_in_a_file_opens_a_server_that_asks_for_one(tmp_path: Path) -> Non
         unwell = run(app, ["health", url, "--level", "live"])
         with_key = run(app, ["monitor", url, "--once", "--key-file", str(key)])
         empty = run(app, ["monitor", url, "--once", "--key-file", str(tmp_path / "empty")])
+        refused = []
+        for wrong in ("wrong", "other"):
+            key.write_text(wrong)
+            words = ["--key-file", str(key)]
+            refused.append(run(app, ["health", url, *words]))
+            refused.append(run(app, ["monitor", url, "--once", *words]))
 
     assert isinstance(without.exception, InvalidInput)
     assert isinstance(unwell.exception, InvalidInput)
     assert "--key-file" in str(without.exception)
     assert with_key.exit_code == 0
     assert isinstance(empty.exception, InvalidInput)
+    assert all(isinstance(done.exception, InvalidInput) for done in refused)
+    assert ["scope admin" in str(done.exception) for done in refused] == [False, False, True, True]
+    assert ["not valid" in str(done.exception) for done in refused] == [True, True, False, False]
 
 
 def test_circuits_are_listed_opened_and_closed_by_hand_while_they_are_used(home: Path) -> None:

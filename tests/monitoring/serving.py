@@ -13,12 +13,13 @@ from dspy_toolkit.monitoring import CONTENT_TYPE, Health, Metrics
 
 @contextmanager
 def serving(health: Health, metrics: Metrics, key: str | None = None) -> Iterator[str]:
-    """Serve on an ephemeral port; yields the address."""
+    """Serve on an ephemeral port; yields the address. The key "other" is one for other things."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if key is not None and self.headers.get("Authorization") != f"Bearer {key}":
-                self._send(401, "text/plain", b"who are you?")
+            given = self.headers.get("Authorization")
+            if key is not None and given != f"Bearer {key}":
+                self._send(403 if given == "Bearer other" else 401, "text/plain", b"who are you?")
             elif self.path == "/metrics":
                 self._send(200, CONTENT_TYPE, metrics.exposition())
             elif self.path.startswith("/health/"):
