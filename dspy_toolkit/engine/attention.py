@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from dspy_toolkit.engine.blocks import attend_blocks, can_block
 from dspy_toolkit.engine.cpu_math import hide, softmax_parts
 
 
@@ -84,24 +85,30 @@ def attend(
     scores = [stacked @ _float(keys).swapaxes(-1, -2)]
     if not numpy:
         scores[0] = _masked(scores[0], width, mask)
-    for each in shared:
-        score = _stack(stacked, each.rows) @ _float(each.keys).swapaxes(-1, -2)
-        scores.append(_hidden(score, each.mask))
+    in_blocks = [numpy and each.mask is None and can_block() for each in shared]
+    for each, alone in zip(shared, in_blocks, strict=True):
+        score = _stack(stacked, each.rows)
+        if not alone:
+            score = _hidden(score @ _float(each.keys).swapaxes(-1, -2), each.mask)
+        scores.append(score)
     if numpy:
         mx.eval(scores, mask if isinstance(mask, mx.array) else [])
         hide(scores[0], width, mask)
     parts = []
     top: Any
     total: Any
-    for each, score in zip((Shared(None, keys, values), *shared), scores, strict=True):
-        if numpy:
+    every = zip((Shared(None, keys, values), *shared), scores, (False, *in_blocks), strict=True)
+    for each, score, alone in every:
+        if alone:
+            top, total, out = attend_blocks(score, each.keys, each.values)
+        elif numpy:
             top, total = softmax_parts(score)
-            weights = score
+            out = score @ _float(each.values)
         else:
             top = score.max(axis=-1, keepdims=True)
             weights = mx.exp(score - top)
             total = weights.sum(axis=-1, keepdims=True)
-        out = weights @ _float(each.values)
+            out = weights @ _float(each.values)
         if score is not scores[0]:
             top, total, out = (_unstack(a, grouped[2]) for a in (top, total, out))
         parts.append(_Part(each.rows, top, total, out))

@@ -82,14 +82,21 @@ def _preload(setting: str) -> BlasReport:
     )
 
 
+def loaded_library() -> ctypes.CDLL | None:
+    """The fast BLAS that MLX uses, or None."""
+    if _report is None or not _report.loaded:
+        return None
+    return ctypes.CDLL(str(_report.path))
+
+
 def use_one_thread() -> None:
     """Have products run on one thread, in a process that holds a small model alone.
 
     They are over before another thread has joined in, which then only keeps a core from others.
     """
-    if _report is None or not _report.loaded:
+    library = loaded_library()
+    if library is None:
         return
-    library = ctypes.CDLL(str(_report.path))
     for name in ("MKL_Set_Num_Threads", "openblas_set_num_threads"):
         if hasattr(library, name):
             getattr(library, name)(1)

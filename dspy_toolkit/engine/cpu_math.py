@@ -66,15 +66,25 @@ def softmax_parts(scores: mx.array) -> tuple[np.ndarray, np.ndarray]:
 
     def work(begin: int, end: int) -> None:
         some = rows[begin:end]
-        np.max(some, axis=1, keepdims=True, out=top[begin:end])
-        np.subtract(some, top[begin:end], out=some)
-        np.maximum(some, _LEAST, out=some)
-        np.exp(some, out=some)
+        exponentials(some, top[begin:end])
         np.sum(some, axis=1, keepdims=True, out=total[begin:end])
 
     _in_slices(work, *rows.shape)
     shape = (*lying.shape[:-1], 1)
     return top.reshape(shape), total.reshape(shape)
+
+
+def exponentials(scores: np.ndarray, top: np.ndarray) -> None:
+    """Put each row's largest score in `top`, and exp(score - largest) in the place of each score.
+
+    Args:
+        scores: (rows, places), float32.
+        top: (rows, 1), the same.
+    """
+    np.max(scores, axis=1, keepdims=True, out=top)
+    np.subtract(scores, top, out=scores)
+    np.maximum(scores, _LEAST, out=scores)
+    np.exp(scores, out=scores)
 
 
 def gate(gates: mx.array, values: mx.array) -> mx.array:
@@ -105,25 +115,27 @@ def _in_slices(work: Callable[[int, int], None], rows: int, length: int) -> None
             for start in range(begin, end, step):
                 work(start, min(end, start + step))
 
-    threads = min(_cores(), rows * length // _WORTH_A_THREAD)
+    threads = min(cores(), rows * length // _WORTH_A_THREAD)
     if threads < 2:
         run(0, rows)
         return
     share = -(-rows // threads)
     parts = [(begin, min(rows, begin + share)) for begin in range(0, rows, share)]
-    others = [_pool().submit(run, *part) for part in parts[1:]]
+    others = [threads_pool().submit(run, *part) for part in parts[1:]]
     run(*parts[0])
     for other in others:
         other.result()
 
 
 @cache
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="dspy-tk exponentials")
+def threads_pool() -> ThreadPoolExecutor:
+    """Threads for what the one that asks does not do itself."""
+    return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="dspy-tk exponentials")

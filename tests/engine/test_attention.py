@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.engine.attention import Shared, attend
+from dspy_toolkit.engine.blocks import attend_blocks, can_block
 from dspy_toolkit.engine.cpu_math import gate, softmax_parts
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.stretches import Lent, Span, Stretch, spans
@@ -156,6 +157,24 @@ def test_exponentials_and_gates_are_those_of_mlx(rows: int) -> None:
     assert np.allclose(np.array(scores) / total, np.array(softmax), atol=CLOSE)
     assert top.shape == total.shape == (rows, 1)
     assert np.allclose(np.array(gate(gates, values)), np.array(silu), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not can_block(), reason="needs MKL")
+@pytest.mark.parametrize("tokens", [1, 700, 3000])
+@pytest.mark.parametrize("queries", [1, 333])
+def test_blocks_give_what_all_scores_at_once_do(queries: int, tokens: int) -> None:
+    asked = 2 * normal(1, 1, 3, queries, SIZE)
+    # As the engine has them: slices of something longer.
+    keys = normal(2, 1, 3, 3100, SIZE)[:, :, 50 : 50 + tokens]
+    values = normal(3, 1, 3, 3100, SIZE + 8)[:, :, 50 : 50 + tokens]
+    scores = asked @ keys.swapaxes(-1, -2)
+    largest = scores.max(axis=-1, keepdims=True)
+    wanted = mx.softmax(scores, axis=-1) @ values
+    mx.eval(asked, keys, values, largest, wanted)
+    top, total, out = attend_blocks(asked, keys, values)
+
+    assert np.allclose(top, np.array(largest), atol=CLOSE)
+    assert np.allclose(np.array(out) / total, np.array(wanted), atol=CLOSE)
 
 
 def test_gates_that_lie_in_another_array_are_right_too() -> None:
