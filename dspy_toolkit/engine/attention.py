@@ -10,7 +10,7 @@ arXiv:2402.05099.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from dspy_toolkit.engine.blocks import attend_blocks, can_block
 from dspy_toolkit.engine.cpu_math import hide, softmax_parts
+from dspy_toolkit.engine.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def attend(
     mask: mx.array | str | None,
     shared: Sequence[Shared] = (),
     numpy: bool = False,
+    packing: Packing | None = None,
 ) -> mx.array:
     """Softmax attention over shared stretches and each row's own tokens.
 
     Args:
-        queries: (rows, heads, width, size).
+        queries: (rows, heads, width, size), or (1, heads, tokens, size) with a `packing`.
         keys, values: of each row's own tokens, (rows, shared heads, places, size); heads are a
             multiple of shared heads.
         scale: of the scores.
@@ -75,19 +77,24 @@ def attend(
             where nothing is to be seen; or "causal", the last query seeing all; or None.
         shared: stretches that rows look back at besides.
         numpy: whether NumPy takes the exponentials, for which all is evaluated on the way.
+        packing: where rows' queries are, if they are one after the other.
 
     Returns:
-        (rows, heads, width, size of values), in the queries' number type.
+        As the queries are, with the size of values, in the queries' number type.
     """
-    rows, heads, width, size = queries.shape
-    grouped = (rows, keys.shape[1], heads // keys.shape[1] * width, size)
-    stacked = (_float(queries) * scale).reshape(grouped)
-    scores = [stacked @ _float(keys).swapaxes(-1, -2)]
+    scaled = _float(queries) * scale
+    own = scaled if packing is None else packing.apart(scaled)
+    rows, heads, width, size = own.shape
+    own = own.reshape(rows, keys.shape[1], heads // keys.shape[1] * width, size)
+    scores = [own @ _float(keys).swapaxes(-1, -2)]
     if not numpy:
         scores[0] = _masked(scores[0], width, mask)
     in_blocks = [numpy and each.mask is None and can_block() for each in shared]
     for each, alone in zip(shared, in_blocks, strict=True):
-        score = _stack(stacked, each.rows)
+        if packing is None:
+            score = _stack(own, each.rows)
+        else:
+            score = packing.some(scaled, keys.shape[1], each.rows)
         if not alone:
             score = _hidden(score @ _float(each.keys).swapaxes(-1, -2), each.mask)
         scores.append(score)
@@ -109,11 +116,33 @@ def attend(
             weights = mx.exp(score - top)
             total = weights.sum(axis=-1, keepdims=True)
             out = weights @ _float(each.values)
-        if score is not scores[0]:
-            top, total, out = (_unstack(a, grouped[2]) for a in (top, total, out))
-        parts.append(_Part(each.rows, top, total, out))
-    result = _joined(parts, rows, np if numpy else mx)
-    return result.reshape(rows, heads, width, -1).astype(queries.dtype)
+        found = (top, total, out)
+        if packing is not None:
+            parts.append(
+                _Part(None, *_in_line(found, each.rows, score is scores[0], heads, packing))
+            )
+        elif score is scores[0]:
+            parts.append(_Part(None, *found))
+        else:
+            parts.append(_Part(each.rows, *(_unstack(a, own.shape[2]) for a in found)))
+    result = _joined(parts, rows if packing is None else 1, np if numpy else mx)
+    result = result.reshape(*queries.shape[:3], -1)
+    return result.astype(queries.dtype)
+
+
+def _in_line(
+    found: tuple[Any, Any, mx.array],
+    rows: list[int] | None,
+    own: bool,
+    heads: int,
+    packing: Packing,
+) -> Iterator[Any]:
+    """What a part gives to the tokens of all rows, in line."""
+    for each, fill in zip(found, (-np.inf, 0.0, 0.0), strict=True):
+        if own:
+            yield packing.together(each, heads)
+        else:
+            yield each if rows is None else packing.spread(each, rows, fill)
 
 
 def _float(array: mx.array) -> mx.array:

@@ -62,7 +62,8 @@ def _decoding(pending: Sequence[int], limits: Limits) -> Group:
         )
         for row in more:
             total += pending[row]
-            if (len(rows) + 1) * pending[row] - total > limits.padding_tokens:
+            padding = (len(rows) + 1) * pending[row] - total
+            if pending[row] > limits.slice_tokens or padding > limits.padding_tokens:
                 break
             rows.append(row)
     return [Share(row, pending[row]) for row in rows]

@@ -24,7 +24,10 @@ class Rotary(nn.Module):  # type: ignore[misc]  # MLX ships no types
         self._angles = angles
 
     def __call__(self, heads: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """Turn (rows, heads, width, size), of which each row begins at its offset."""
+        """Turn (rows, heads, width, size), of which each row begins at its offset.
+
+        An offset (1, width) is that of each token.
+        """
         part, size = self.part, heads.shape[-1]
         if heads.dtype != mx.float32 or heads.ndim != 4 or size != part.dims:
             usual: mx.array = part(heads, offset=offset)
@@ -54,8 +57,12 @@ class _Angles:
 
 
 def _table(offset: int | mx.array, width: int, size: int, base: float, scale: float) -> _Table:
-    rows = offset[:, None, None] if isinstance(offset, mx.array) and offset.ndim else offset
-    places = (mx.arange(width, dtype=mx.float32) + rows) * scale
+    if isinstance(offset, mx.array) and offset.ndim == 2:
+        # Each token of a line of packed rows has its own.
+        places = offset[:, None].astype(mx.float32) * scale
+    else:
+        rows = offset[:, None, None] if isinstance(offset, mx.array) and offset.ndim else offset
+        places = (mx.arange(width, dtype=mx.float32) + rows) * scale
     half = size // 2
     turns = mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(base) / half))
     angles = places[..., None] * turns

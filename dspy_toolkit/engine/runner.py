@@ -12,6 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from dspy_toolkit.engine.packing import Packing
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.rotary import Rotary, share_angles
 from dspy_toolkit.engine.seams import bind, on_cpu
@@ -21,6 +22,8 @@ from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_
 
 # Shorter stretches are copied: looking back at one more stretch costs more in every step.
 _LEAST_LENT = 128
+# Less padding costs less than packing does.
+_LEAST_PADDING = 16
 _NEVER = 1 << 62
 _TRIAL = ([1, 2, 3, 4, 5], [1, 2, 5, 3])
 
@@ -34,12 +37,14 @@ class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
 
     Attributes:
         ends: places of these tokens, (rows, 1, 1), or None to let all through.
+        packing: where rows' tokens are, if they come one after the other; `ends` is (1, rows, 1).
     """
 
     def __init__(self, part: Any, spread: bool) -> None:
         super().__init__()
         self.part = part
         self.ends: mx.array | None = None
+        self.packing: Packing | None = None
         self._spread = spread
 
     def __call__(self, hidden: mx.array) -> mx.array:
@@ -48,7 +53,9 @@ class LastToken(nn.Module):  # type: ignore[misc]  # MLX ships no types
             out: mx.array = self.part(hidden)
             return out
         out = self.part(mx.take_along_axis(hidden, self.ends, axis=1))
-        if self._spread:
+        if self._spread and self.packing is not None:
+            out = out[:, self.packing.rows]
+        elif self._spread:
             out = mx.broadcast_to(out, (*hidden.shape[:2], out.shape[2]))
         return out
 
@@ -63,6 +70,8 @@ class Runner:
     Attributes:
         token_bytes: memory of one token's keys and values in all layers.
         least_lent: shorter stretches of what rows share are copied.
+        packs: whether rows of different widths may come one after the other, without padding.
+        least_padding: tokens of padding from which on they do.
         copies: why rows look back at a copy of what they share, or None where they share it.
 
     Raises:
@@ -90,6 +99,7 @@ class Runner:
         # Copied tokens lie out of order, of which a window would have to know.
         self.least_lent = 1 if any(windows) else _LEAST_LENT
         self.slots.layers[-1].narrow = True
+        self.packs, self.least_padding = False, _LEAST_PADDING
         self.copies = _try_out(self, expected, lend=True)
         if self.copies is not None:
             self._narrow_no_more()
@@ -100,6 +110,11 @@ class Runner:
                 _unwrap(model)
                 raise Unshareable(refused)
             self.least_lent = _NEVER
+        if cpu and self.copies is None and not any(windows):
+            # Positions of packed tokens are known to our own rotations alone.
+            self.packs, self.least_padding = True, 1
+            self.packs = _try_out(self, expected, lend=True) is None
+            self.least_padding = _LEAST_PADDING
 
     @property
     def weight_bytes(self) -> int:
@@ -120,31 +135,46 @@ class Runner:
             (rows, vocab) scores of what follows the last token of each row, not evaluated; with
             `every`, (rows, width, vocab), where what lies beyond a row's tokens means nothing.
         """
-        width = max(len(row) for row in tokens)
+        counts = [len(row) for row in tokens]
+        width = max(counts)
+        if self.packs and not every and width * len(counts) - sum(counts) >= self.least_padding:
+            line = mx.array([token for row in tokens for token in row], dtype=mx.int32)[None]
+            return self.run_array(slots, line, counts, packing=Packing(counts))
         inputs = np.zeros((len(tokens), width), dtype=np.int32)
         for row, ids in enumerate(tokens):
             inputs[row, : len(ids)] = ids
-        return self.run_array(slots, mx.array(inputs), [len(ids) for ids in tokens], every)
+        return self.run_array(slots, mx.array(inputs), counts, every)
 
     def run_array(
-        self, slots: Sequence[int], inputs: mx.array, counts: Sequence[int], every: bool = False
+        self,
+        slots: Sequence[int],
+        inputs: mx.array,
+        counts: Sequence[int],
+        every: bool = False,
+        packing: Packing | None = None,
     ) -> mx.array:
-        """The same over an array (rows, width), of which each row's first `counts` are real."""
-        ends = None
-        if inputs.shape[1] > 1 and not every:
-            ends = [count - 1 for count in counts]
-        self.slots.aim(slots, inputs.shape[1], ends)
+        """The same over an array (rows, width), of which each row's first `counts` are real.
+
+        With a packing the array is (1, tokens), all of them real.
+        """
+        width = inputs.shape[1] if packing is None else max(counts)
+        ends = [count - 1 for count in counts] if width > 1 and not every else None
+        self.slots.aim(slots, width, ends, packing)
         places = None if ends is None else mx.array(ends)[:, None, None]
+        if packing is not None:
+            places = packing.ends[None, :, None]
         for part in self._ended:
-            part.ends = places
+            part.ends, part.packing = places, packing
         with on_cpu() if self._cpu else nullcontext():
             logits: mx.array = self.model(inputs, cache=self.slots.layers)
         for part in self._ended:
-            part.ends = None
+            part.ends = part.packing = None
         if self._norm is None and places is not None:
             logits = mx.take_along_axis(logits, places, axis=1)
         for slot, count in zip(slots, counts, strict=True):
             self.slots.advance(slot, count)
+        if packing is not None:
+            return logits[0]
         return logits if every else logits[:, 0]
 
     def _narrow_no_more(self) -> None:

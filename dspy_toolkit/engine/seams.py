@@ -18,6 +18,7 @@ from mlx_lm.models import activations, base
 
 from dspy_toolkit.engine.attention import attend
 from dspy_toolkit.engine.cpu_math import gate
+from dspy_toolkit.engine.packing import Packing
 from dspy_toolkit.engine.slots import LayerSlots
 
 _ATTENTION = "scaled_dot_product_attention"
@@ -63,13 +64,19 @@ def _attention(
     mask: Any,
     sinks: mx.array | None = None,
 ) -> mx.array:
+    packing = cache.packing if isinstance(cache, LayerSlots) else None
+    if not isinstance(cache, LayerSlots) or cache.ends is None:
+        return _attended(queries, keys, values, cache, scale, mask, sinks, packing)
     shape = queries.shape
-    narrow = isinstance(cache, LayerSlots) and cache.ends is not None
-    if narrow:
+    if packing is not None:
+        queries = queries[:, :, packing.ends].transpose(2, 1, 0, 3)
+    else:
         ends = mx.array(cache.ends)[:, None, None, None]
-        queries, mask = mx.take_along_axis(queries, ends, axis=2), cache.end_mask()
-    out = _attended(queries, keys, values, cache, scale, mask, sinks)
-    return mx.broadcast_to(out, (*shape[:3], out.shape[3])) if narrow else out
+        queries = mx.take_along_axis(queries, ends, axis=2)
+    out = _attended(queries, keys, values, cache, scale, cache.end_mask(), sinks, None)
+    if packing is not None:
+        return out[packing.rows].transpose(2, 1, 0, 3)
+    return mx.broadcast_to(out, (*shape[:3], out.shape[3]))
 
 
 def _attended(
@@ -80,6 +87,7 @@ def _attended(
     scale: float,
     mask: Any,
     sinks: mx.array | None,
+    packing: Packing | None,
 ) -> mx.array:
     shared = cache.shared if isinstance(cache, LayerSlots) else ()
     rows, heads, width, _ = queries.shape
@@ -90,14 +98,14 @@ def _attended(
         and rows * heads * width * (keys.shape[2] + sum(s.keys.shape[2] for s in shared))
         >= _WORTH_IT
     )
-    if sinks is not None and shared:
+    if sinks is not None and (shared or packing):
         raise NotImplementedError("attention sinks over what rows share")
-    if sinks is not None or not (shared or numpy):
+    if sinks is not None or not (shared or numpy or packing):
         usual: mx.array = base.scaled_dot_product_attention(
             queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
         )
         return usual
-    return attend(queries, keys, values, scale, mask, shared, numpy)
+    return attend(queries, keys, values, scale, mask, shared, numpy, packing)
 
 
 def _swiglu(gates: mx.array, values: mx.array) -> mx.array:

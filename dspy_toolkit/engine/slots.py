@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from dspy_toolkit.engine.attention import Shared
+from dspy_toolkit.engine.packing import Packing
 from dspy_toolkit.engine.stretches import Borrowed, Lent, Span, Stretch, spans
 
 _GROWTH = 128
@@ -33,6 +34,7 @@ class Slots:
         lengths: tokens in a slot; None where the slot is free.
         lent: what the row in a slot looks back at besides, or None.
         offset: position of each chosen row's first new token; one number where all are the same.
+            Where rows are packed, of each token, (1, tokens).
         room: rows and tokens that every layer has, or will have, memory for.
         chosen, starts: slots of the next step, and how many tokens each holds.
         ends: place of each chosen row's last new token, where the scores of no other are wanted.
@@ -44,6 +46,7 @@ class Slots:
             at the same place.
         index: slot and place of every new token, (rows, 1) and (rows, width), where rows do not
             write together and few tokens come.
+        packing: where rows' tokens are in the next step, if they come one after the other.
     """
 
     def __init__(self, windows: Sequence[int | None]) -> None:
@@ -62,6 +65,7 @@ class Slots:
         self.in_order = True
         self.together: tuple[int, int] | None = None
         self.index: tuple[mx.array, mx.array] | None = None
+        self.packing: Packing | None = None
 
     def take(self, lent: Lent | None = None) -> int:
         """Reserve the first free slot, for a row that looks back at `lent`."""
@@ -132,15 +136,23 @@ class Slots:
             layer.keep(places, self.room[1])
         return {slot: place for place, slot in enumerate(used)}
 
-    def aim(self, slots: Sequence[int], width: int, ends: list[int] | None = None) -> None:
+    def aim(
+        self,
+        slots: Sequence[int],
+        width: int,
+        ends: list[int] | None = None,
+        packing: Packing | None = None,
+    ) -> None:
         """Choose the rows, in this order, that the next step of the model is for.
 
         Args:
             slots: of the rows. Others may be among them: what they compute is discarded.
             width: tokens of the widest row.
             ends: place of each row's last new token, where the scores of no other are wanted.
+            packing: where their tokens are, if they come one after the other.
         """
         self.ends = ends
+        self.packing = packing
         self.chosen = list(slots)
         self.starts = [self.lengths[slot] or 0 for slot in slots]
         self.width = width
@@ -154,10 +166,12 @@ class Slots:
         ]
         alike = len(set(self.places)) == 1
         self.offset = self.places[0] if alike else mx.array(self.places, dtype=mx.int32)
+        if packing is not None:
+            self.offset = mx.array(packing.positions(self.places), dtype=mx.int32)[None]
         self.spans = spans([self.lent[slot] for slot in slots])
-        self.together = (first, last) if self.in_order and same else None
+        self.together = (first, last) if self.in_order and same and packing is None else None
         self.index = None
-        if self.together is None and width <= _NARROW:
+        if self.together is None and packing is None and width <= _NARROW:
             places = np.array(self.starts)[:, None] + np.arange(width)
             self.index = mx.array(self.chosen)[:, None], mx.array(places)
 
@@ -241,6 +255,11 @@ class LayerSlots:
         return self._slots.offset
 
     @property
+    def packing(self) -> Packing | None:
+        """Where rows' tokens are in this step, if they come one after the other."""
+        return self._slots.packing
+
+    @property
     def ends(self) -> list[int] | None:
         """Place of each row's last new token, if attention is wanted for that one alone."""
         return self._slots.ends if self.narrow else None
@@ -290,7 +309,7 @@ class LayerSlots:
         mask = slots.mask(window_size or self.window)
         if mask == "causal" and return_array:
             end = slots.end
-            return mx.arange(end)[None] <= mx.arange(end - width, end)[:, None]
+            return mx.arange(end)[None] <= mx.arange(end - slots.width, end)[:, None]
         return mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -335,6 +354,12 @@ class LayerSlots:
             first, last = slots.together
             start = slots.starts[0]
             held[first:last, :, start : start + width] = new
+        elif slots.packing is not None:
+            for slot, start, tokens in zip(
+                slots.chosen, slots.starts, slots.packing.slices(), strict=True
+            ):
+                some = new[:, :, tokens]
+                held[slot : slot + 1, :, start : start + some.shape[2]] = some
         elif slots.index is not None:
             rows, places = slots.index
             held[rows, :, places] = new.swapaxes(1, 2)

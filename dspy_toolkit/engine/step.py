@@ -37,6 +37,8 @@ _WORTH_WAITING = 32
 _CPU_SLICE, _GPU_SLICE = 256, 2048
 _CPU_BESIDE, _GPU_BESIDE = 1024, 8192
 _CPU_PADDING, _GPU_PADDING = 32, 1024
+# Where rows are packed, padding costs only what they see of their own tokens.
+_PACKED_PADDING = 512
 # Fewer tokens at the end of a match are read again.
 _WORTH_KEEPING = 16
 
@@ -63,11 +65,12 @@ class Stepper:
         self._runner = runner
         self._most_rows = options.rows
         self._most_guesses = options.guesses
+        padding = _PACKED_PADDING if runner.packs else _CPU_PADDING
         self._limits = Limits(
             reading_rows=min(options.prefill_rows, options.rows),
             slice_tokens=options.prefill_tokens or (_CPU_SLICE if cpu else _GPU_SLICE),
             beside_tokens=_CPU_BESIDE if cpu else _GPU_BESIDE,
-            padding_tokens=_CPU_PADDING if cpu else _GPU_PADDING,
+            padding_tokens=padding if cpu else _GPU_PADDING,
         )
         budget = options.prefix_bytes
         self._tree: PrefixTree[Stretch] = PrefixTree(

@@ -117,6 +117,7 @@ def test_scores_are_those_of_each_row_alone_whatever_rows_share_and_in_whatever_
 ) -> None:
     model = sliding if kind == "sliding" else model
     desk = Desk(model, least)
+    desk.runner.least_padding = chance.choice([1, 1 << 30])
     stems = [[chance.randrange(VOCABULARY) for _ in range(chance.randint(1, 60))] for _ in range(3)]
     for _ in range(12):
         if len(desk.rows) < 6 and chance.random() < 0.7:
