@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -11,14 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter
 
-from dspy_toolkit.config import Settings
-from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.programs.chat_grammar import cut_field
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.guided import CHAT, JSON, Form
 from dspy_toolkit.programs.json_grammar import cut_key
 from dspy_toolkit.programs.lm import LocalLM
-from tests.engine.tiny import write_model
 
 
 class Line(BaseModel):
@@ -63,18 +59,6 @@ class Decision(dspy.Signature):  # type: ignore[misc]
 
     question: str = dspy.InputField()
     urgency: Literal["low", "high"] = dspy.OutputField()
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLM]:
-    folder = tmp_path_factory.mktemp("guided")
-    engine = open_engine(
-        str(write_model(folder / "m", more={"max_position_embeddings": 4096})),
-        EngineOptions(),
-        Settings(home=folder, device="cpu"),
-    )
-    yield LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, cache=False)
-    engine.close()
 
 
 def predict(

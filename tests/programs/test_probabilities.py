@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +10,11 @@ import pytest
 from dspy.adapters.types.decision import Choice, Noul, Score
 
 from dspy_toolkit.config import Settings
-from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.cache import use_call_cache
 from dspy_toolkit.programs.decisions import LocalDecisions
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
-from tests.engine.tiny import write_model
 from tests.programs.tasks import chat, scripted_lm
 
 FORMS = ["guided", "guided_json"]
@@ -53,18 +50,6 @@ class Decide(dspy.Signature):  # type: ignore[misc]
     area: Area = dspy.OutputField(desc="Which area is it?")
     blocked: Annotated[bool, Blocked] = dspy.OutputField(desc="Is the customer blocked?")
     anger: Anger = dspy.OutputField(desc="How angry?")
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLM]:
-    folder = tmp_path_factory.mktemp("weighed")
-    engine = open_engine(
-        str(write_model(folder / "m", more={"max_position_embeddings": 4096})),
-        EngineOptions(),
-        Settings(home=folder, device="cpu"),
-    )
-    yield LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, cache=False)
-    engine.close()
 
 
 def predict(lm: Any, signature: Any, form: str, **config: Any) -> dspy.Prediction:

@@ -1,30 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import dspy
-import pytest
 
-from dspy_toolkit.config import Settings
-from dspy_toolkit.engine import EngineOptions, open_engine
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
-from tests.engine.tiny import write_model
 
 QUESTION = "Where is the order that the customer wrote about? " * 6
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLM]:
-    folder = tmp_path_factory.mktemp("samples")
-    engine = open_engine(
-        str(write_model(folder / "m", more={"max_position_embeddings": 2048})),
-        EngineOptions(),
-        Settings(home=folder, device="cpu"),
-    )
-    yield LocalLM(engine.model_string, engine=engine, async_engine=engine.async_twin, cache=False)
-    engine.close()
 
 
 def sampled(lm: LocalLM, **config: object) -> list[str]:
