@@ -30,18 +30,27 @@ def said(engine: MlxEngine, texts: list[str], threads: int) -> list[str | None]:
         return list(pool.map(lambda t: engine.complete(ask(t, "You answer.")).text, texts))
 
 
+TEXTS = [*sharing(4), *prompts(2), PREFIX, *sharing(2)]
+
+
+@pytest.fixture(scope="module", params=["mamba", "lfm2"])
+def known(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    """A model, and what mlx-lm answers with it."""
+    folder = write_architecture(tmp_path_factory.mktemp("known") / request.param, request.param)
+    return folder, [text for text, _ in reference(folder, TEXTS, 6)]
+
+
 @pytest.mark.parametrize("budget", [0, 60_000, None])
-@pytest.mark.parametrize("which", ["mamba", "lfm2"])
 def test_greedy_output_is_mlx_lms_whatever_is_stored(
-    which: str, budget: int | None, tmp_path: Path, settings: Settings
+    known: tuple[Path, list[str]], budget: int | None, settings: Settings
 ) -> None:
-    folder = write_architecture(tmp_path / which, which)
-    texts = [*sharing(6), *prompts(4), PREFIX, *sharing(2)]
-    expected = [text for text, _ in reference(folder, texts, 6)]
+    folder, expected = known
     engine = open_engine(str(folder), EngineOptions(max_tokens=6, prefix_bytes=budget), settings)
 
-    assert said(engine, texts, 12) == expected
-    assert said(engine, texts, 1) == expected
+    assert said(engine, TEXTS, 8) == expected
+    assert said(engine, TEXTS, 1) == expected
 
     engine.close()
 

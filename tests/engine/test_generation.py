@@ -55,14 +55,14 @@ def reference(folder: Path, texts: list[str], max_tokens: int) -> list[tuple[str
     return answers
 
 
-@pytest.mark.parametrize("which", ["tiny", "embedded"])
+@pytest.mark.parametrize(("which", "count"), [("tiny", 50), ("embedded", 16)])
 def test_greedy_output_is_mlx_lms_token_for_token_alone_and_in_a_batch(
-    which: str, model_folder: Path, settings: Settings
+    which: str, count: int, model_folder: Path, settings: Settings
 ) -> None:
     if which == "embedded" and not (EMBEDDED_FOLDER / "config.json").is_file():
         pytest.skip("the embedded model is not here")
     folder = EMBEDDED_FOLDER if which == "embedded" else model_folder
-    texts = prompts(50)
+    texts = prompts(count)
     engine = open_engine(str(folder), EngineOptions(), settings)
     requests = [ask(text, SYSTEM, max_tokens=12, logprobs=0) for text in texts]
     expected = reference(folder, texts, 12)

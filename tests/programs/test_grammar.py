@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import dspy
@@ -251,9 +252,14 @@ def test_wrong_answers_in_json_are_not_allowed(right: str, wrong: str) -> None:
 
 def takes(signature: Any, answer: str, form: Form = CHAT) -> bool:
     """Whether the grammar allows an answer as a whole, a byte at a time."""
+    matcher = matcher_of(signature, form).deep_copy()
+    taken = matcher.consume_tokens(list(answer.encode()))
+    return bool(taken and matcher.is_accepting())
+
+
+@cache
+def matcher_of(signature: Any, form: Form) -> Any:
     from llguidance import LLMatcher, LLTokenizer
 
     grammar = LLMatcher.grammar_from_lark(form.grammar(signature))
-    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
-    taken = matcher.consume_tokens(list(answer.encode()))
-    return bool(taken and matcher.is_accepting())
+    return LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
