@@ -30,7 +30,7 @@ from tests.resilience.laboratory.server import FaultServer
 from tests.resilience.laboratory.soak import growth, rounds
 from tests.resilience.laboratory.trial import BUDGET, CALLERS, MIXES, RUNNING, Mix, Pace, run
 
-CALLS = 120
+CALLS, CHILD_CALLS = 64, 480
 # Beyond what the machine itself is late: taking an answer apart and handing it over.
 SLACK_S = 1.0
 SMALL = Pace(token_s=0.15, deadline_s=0.8)
@@ -53,10 +53,10 @@ def test_every_call_ends_once_rightly_and_in_time(mix: Mix) -> None:
 def test_every_call_ends_once_rightly_and_in_time_while_its_process_is_harmed(
     mix: ChildMix,
 ) -> None:
-    found = run_child(mix, 4 * CALLS, every=2 * CALLS)
+    found = run_child(mix, CHILD_CALLS, every=CHILD_CALLS // 2)
 
     assert found.wrong == []
-    assert found.answers.total() + found.errors.total() == 4 * CALLS
+    assert found.answers.total() + found.errors.total() == CHILD_CALLS
     assert found.late_s <= found.machine_late_s + SLACK_S
     assert found.most_attempts <= BUDGET
     assert found.left_running == 0
