@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.config import Settings, load_settings
+from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.store.files import sha256_bytes, write_text
 from dspy_toolkit.training.recipe_file import recipe_from
 from dspy_toolkit.training.runs import train
@@ -38,6 +40,13 @@ class AdapterTraining:
     learning_rate: float | None = None
     sequence_length: int = 1024
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Before a task is compiled for it, which takes a minute.
+        if self.mode not in ("lora", "dora"):
+            raise InvalidInput(f"mode must be lora or dora, got {self.mode!r}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InvalidInput(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
 def adapter_trainer(

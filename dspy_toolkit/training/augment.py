@@ -33,6 +33,7 @@ from dspy_toolkit.training.wording import Wording, read_wording
 _WORD = re.compile(r"\w+")
 # Markers of DSPy's prompts; a model must find them as they are.
 _MARKERS = re.compile(r"\[\[ ## .*? ## \]\]")
+_MARKED = re.compile(rf"({_MARKERS.pattern})")
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,20 @@ class Augmenter:
             keep: texts that stay wherever they occur, letter for letter.
         """
         kept = frozenset(filter(None, keep))
-        text = self.wording.paraphrase(text, rng, self.wording_rate, kept)
-        text = self.wording.replace_synonyms(text, rng, self.wording_rate, kept)
+        text = "".join(
+            part if _MARKERS.fullmatch(part) else self._worded(part, rng, kept)
+            for part in _MARKED.split(text)
+        )
         pieces = pieces_of(text, _spans(text, kept))
         pieces = swap_words(pieces, rng, self.word_swaps)
         pieces = add_character_noise(pieces, rng, self.character_noise)
         if rng.random() < self.formatting:
             pieces = reformat(pieces, rng)
         return _unless_lost("".join(piece for piece, _ in pieces), text, kept)
+
+    def _worded(self, text: str, rng: np.random.Generator, kept: Collection[str]) -> str:
+        text = self.wording.paraphrase(text, rng, self.wording_rate, kept)
+        return self.wording.replace_synonyms(text, rng, self.wording_rate, kept)
 
 
 def augmenter(recipe: AugmentRecipe) -> Augmenter:

@@ -100,6 +100,11 @@ def _of_length(recipe: Recipe) -> Iterator[str]:
         yield "[training] needs either steps or epochs; give one of them"
     if training.epochs is not None and recipe.data.generator is not None:
         yield "[training] a generator has no epochs; give steps"
+    if training.workers is not None and training.workers > training.batch_size:
+        yield (
+            f"[training] workers ({training.workers}) share out the {training.batch_size} rows of "
+            "a batch; give at most batch_size of them"
+        )
 
 
 def _of_loss(loss: LossRecipe) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dspy_toolkit.training.augment import Augmenter, words_of
 from dspy_toolkit.training.batches import Batch, shared_out
 from dspy_toolkit.training.head_inputs import AnswerNotFound, InputReader, ReadInput, goal, stacked
 from dspy_toolkit.training.head_options import HeadExample
-from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, HeadSpec
+from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, SPANS, TAGS, HeadSpec
 from dspy_toolkit.training.order import batch_rows, generator
 
 _AUGMENTATION = 5
@@ -164,7 +164,7 @@ def _empty(spec: HeadSpec, words: int) -> np.ndarray:
 
 
 def _padded(spec: HeadSpec, row: np.ndarray, words: int) -> np.ndarray:
-    return np.pad(row, (0, words - len(row))) if spec.kind == "spans" else row
+    return np.pad(row, (0, words - len(row))) if spec.kind in (SPANS, TAGS) else row
 
 
 def _beliefs(spec: HeadSpec, example: HeadExample) -> np.ndarray:

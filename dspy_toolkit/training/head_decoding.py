@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.training.head_inputs import BEGINS, GOES_ON, ReadInput
-from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, HeadSpec
+from dspy_toolkit.training.head_inputs import BEGINS, OUTSIDE, ReadInput
+from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, TAGS, HeadSpec
 
 _LONGEST_SPAN = 40
 
@@ -39,7 +39,8 @@ def decode(
 
     Args:
         specs: the heads.
-        raw: by field, without the batch axis: (options,), (2,), (words + 1, 2) or (words, 3).
+        raw: by field, without the batch axis: (options,), (2,), (words + 1, 2) or
+            (words, 1 + 2 labels).
         read: the input it was.
     """
     found = HeadPrediction({}, {}, {}, {})
@@ -106,14 +107,25 @@ def _spans(spec: HeadSpec, scores: np.ndarray, read: ReadInput, found: HeadPredi
     shares = softmax(scores) if len(scores) else scores
     tags = shares.argmax(axis=-1) if len(scores) else np.zeros(0, int)
     spans: list[tuple[int, int]] = []
-    for i, tag in enumerate(tags):
-        before = tags[i - 1] if i else 0
-        if tag == BEGINS or (tag == GOES_ON and before == 0):
-            spans.append(read.words[i])
-        elif tag == GOES_ON:
-            spans[-1] = (spans[-1][0], read.words[i][1])
+    labels: list[int] = []
+    before = OUTSIDE
+    for word, tag in zip(read.words, tags.tolist(), strict=True):
+        begins, label = (tag - BEGINS) % 2 == 0, (tag - BEGINS) // 2
+        if tag != OUTSIDE and not begins and before != OUTSIDE and labels[-1] == label:
+            spans[-1] = (spans[-1][0], word[1])
+        elif tag != OUTSIDE:
+            spans.append(word)
+            labels.append(label)
+        before = tag
     texts = [read.text[start:end] for start, end in spans]
-    found.outputs[spec.field] = None if spec.optional and not texts else texts
+    values: Any = texts
+    if spec.kind == TAGS:
+        values = {
+            option: [text for text, label in zip(texts, labels, strict=True) if label == i]
+            for i, option in enumerate(spec.options)
+            if i in labels
+        }
+    found.outputs[spec.field] = None if spec.optional and not texts else values
     found.probabilities[spec.field] = float(np.prod(shares.max(axis=-1))) if len(scores) else 1.0
     found.evidence[spec.field] = spans
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from dspy_toolkit.errors import InvalidInput
-from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, SPANS, HeadSpec
+from dspy_toolkit.training.head_specs import LABEL, LABELS, NUMBER, SPAN, HeadSpec
 
 _WORD = re.compile(r"\d+(?:[.,:/-]\d+)*|\w+|[^\w\s]")
 _UNIT = 16
@@ -121,8 +121,9 @@ def goal(spec: HeadSpec, read: ReadInput, value: Any) -> np.ndarray:
 
     Returns:
         By kind: label, an index; labels, (options,) 0 or 1; number, (value standardised, 1 if
-        present); span, (first, last) word counted from 1, or (0, 0) for none; spans, (words,)
-        of OUTSIDE, BEGINS, GOES_ON.
+        present); span, (first, last) word counted from 1, or (0, 0) for none; spans and tags,
+        (words,) of OUTSIDE, BEGINS, GOES_ON, the last two of the second label two higher, and so
+        on.
 
     Raises:
         AnswerNotFound: the value is no option, or stands nowhere in the input.
@@ -139,14 +140,16 @@ def goal(spec: HeadSpec, read: ReadInput, value: Any) -> np.ndarray:
     if spec.kind == SPAN:
         if value is None or value == "":
             return np.array([0, 0], np.int32)
-        first, last = _find(spec, read, str(value), 0)
+        first, last = _find(spec, read, str(value))
         return np.array([first + 1, last + 1], np.int32)
-    assert spec.kind == SPANS
     tags = np.zeros(len(read.words), np.int32)
-    for each in value or ():
-        first, last = _find(spec, read, str(each), 0, tags)
-        tags[first : last + 1] = GOES_ON
-        tags[first] = BEGINS
+    labelled = {(): value or ()} if not spec.options else value or {}
+    for label, texts in labelled.items():
+        shift = 2 * _index(spec, label) if spec.options else 0
+        for each in texts:
+            first, last = _find(spec, read, str(each), tags)
+            tags[first : last + 1] = GOES_ON + shift
+            tags[first] = BEGINS + shift
     return tags
 
 
@@ -159,7 +162,7 @@ def _index(spec: HeadSpec, value: Any) -> int:
 
 
 def _find(
-    spec: HeadSpec, read: ReadInput, answer: str, start: int, taken: np.ndarray | None = None
+    spec: HeadSpec, read: ReadInput, answer: str, taken: np.ndarray | None = None
 ) -> tuple[int, int]:
     """The words of an answer's first occurrence that is not taken."""
     wanted = re.escape(answer.strip()).replace(r"\ ", r"\s+")

@@ -10,6 +10,7 @@ from typing import Any
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.registry import FieldRecord, SignatureRecord
 from dspy_toolkit.registry.field_types import (
+    DictOf,
     ListOf,
     LiteralOf,
     Named,
@@ -19,7 +20,7 @@ from dspy_toolkit.registry.field_types import (
     required,
 )
 
-LABEL, LABELS, SPAN, SPANS, NUMBER = "label", "labels", "span", "spans", "number"
+LABEL, LABELS, SPAN, SPANS, TAGS, NUMBER = "label", "labels", "span", "spans", "tags", "number"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class HeadSpec:
     Attributes:
         field: name of the output it answers.
         kind: "label" (one of `options`), "labels" (any of them), "span" (a run of words of the
-            input), "spans" (several), or "number".
+            input), "spans" (several), "tags" (several under each of `options`), or "number".
         options: what labels stand for; None among them where the output may be left out.
         optional: whether a span or number may be absent.
         whole: whether a number is rounded.
@@ -79,11 +80,14 @@ def _spec(field: FieldRecord) -> HeadSpec:
             return HeadSpec(field.name, NUMBER, optional=optional, whole=name == "int")
         case ListOf(Scalar("str")):
             return HeadSpec(field.name, SPANS, optional=optional)
+        case DictOf(LiteralOf(labels), ListOf(Scalar("str"))):
+            return HeadSpec(field.name, TAGS, labels, optional=optional)
         case ListOf(item) if _options(item):
             return HeadSpec(field.name, LABELS, _options(item), optional=optional)
     raise InvalidInput(
         f"output {field.name} is a {field.type}, which no head gives; heads give literals, bool, "
-        "numbers, text that stands in the input, and lists of literals or such texts"
+        "numbers, text that stands in the input, lists of literals or such texts, and a dict of "
+        "literals to lists of such texts"
     )
 
 

@@ -169,6 +169,9 @@ def _run(trainer: Trainer) -> None:
 def _same(wanted: Any, found: Any) -> bool:
     if isinstance(wanted, str) and isinstance(found, str):
         return " ".join(wanted.split()).casefold() == " ".join(found.split()).casefold()
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        names = {*filter(wanted.get, wanted), *filter(found.get, found)}
+        return all(_same(wanted.get(name), found.get(name)) for name in names)
     if isinstance(wanted, list | tuple) and isinstance(found, list | tuple):
         pairs = zip(wanted, found, strict=False)
         return len(wanted) == len(found) and all(_same(a, b) for a, b in pairs)

@@ -50,14 +50,15 @@ class Pointer(nn.Module):  # type: ignore[misc]
 
 
 class Tagger(nn.Module):  # type: ignore[misc]
-    """Scores of each word being outside, at the beginning of, or further inside a span."""
+    """Scores of each word being outside, and for each label at the beginning of, or further
+    inside a span."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, labels: int) -> None:
         super().__init__()
-        self.out = nn.Linear(width, 3)
+        self.out = nn.Linear(width, 1 + 2 * labels)
 
     def __call__(self, words: mx.array) -> mx.array:
-        """(rows, words, width) to (rows, words, 3)."""
+        """(rows, words, width) to (rows, words, 1 + 2 labels)."""
         result: mx.array = self.out(words)
         return result
 
@@ -145,7 +146,7 @@ def _head(spec: HeadSpec, width: int) -> nn.Module:
         return Pooled(width, len(spec.options))
     if spec.kind == NUMBER:
         return Pooled(width, 2)
-    return Pointer(width) if spec.kind == SPAN else Tagger(width)
+    return Pointer(width) if spec.kind == SPAN else Tagger(width, len(spec.options) or 1)
 
 
 def _label_loss(logits: mx.array, targets: mx.array, options: HeadLoss) -> mx.array:

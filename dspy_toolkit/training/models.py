@@ -23,7 +23,7 @@ from dspy_toolkit.engine.source import (
     read_config,
 )
 from dspy_toolkit.engine.weights import load_model
-from dspy_toolkit.errors import nearest, reject_unknown_keys
+from dspy_toolkit.errors import NotFound, nearest, reject_unknown_keys
 from dspy_toolkit.training.attention import in_blocks
 from dspy_toolkit.training.cores import one_blas_thread
 from dspy_toolkit.training.order import mlx_seed
@@ -127,17 +127,28 @@ def add_adapter(model: Any, recipe: AdapterRecipe, mode: str) -> None:
     """Freeze a model and lay a LoRA or DoRA adapter over it.
 
     Raises:
-        InvalidRecipe: there are fewer layers than asked for, or a key names no module of theirs.
+        InvalidRecipe: there are fewer layers than asked for, a key names no module of theirs, or
+            the rank is above what any of their matrices has.
     """
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     blocks = len(model.layers)
     if recipe.layers is not None and recipe.layers > blocks:
         raise InvalidRecipe(f"[adapter] layers is {recipe.layers}, but the model has {blocks}")
-    known = {name for name, module in model.layers[-1].named_modules() if "weight" in module}
+    outputs = {
+        name: int(module.weight.shape[-2:][0])
+        for name, module in model.layers[-1].named_modules()
+        if "weight" in module
+    }
     for key in recipe.keys or ():
-        if key not in known:
-            raise InvalidRecipe(f"[adapter] keys: {key!r} is no module; {nearest(key, known)}")
+        if key not in outputs:
+            raise InvalidRecipe(f"[adapter] keys: {key!r} is no module; {nearest(key, outputs)}")
+    most = max(outputs[key] for key in recipe.keys or outputs)
+    if recipe.rank > most:
+        raise InvalidRecipe(
+            f"[adapter] rank is {recipe.rank}, but the widest matrix it adapts has {most} outputs; "
+            "8 to 64 are usual"
+        )
     model.freeze()
     linear_to_lora_layers(
         model, recipe.layers or blocks, adapter_parameters(recipe), use_dora=mode == "dora"
@@ -161,6 +172,8 @@ def _new(recipe: ModelRecipe, sequence_length: int, device: Device) -> StartingM
 
     assert recipe.tokenizer is not None
     assert recipe.config is not None
+    if not recipe.tokenizer.is_dir():
+        raise NotFound(f"[model] tokenizer: there is no folder {recipe.tokenizer}; check the path")
     check_tokenizer(recipe.tokenizer)
     tokenizer = _tokenizer(recipe.tokenizer)
     config = _complete(recipe.config, tokenizer, sequence_length)

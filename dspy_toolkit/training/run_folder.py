@@ -91,6 +91,8 @@ def open_run(settings: Settings, reference: str) -> RunFolder:
         NotFound: there is none. InvalidInput: it is no training run.
         IntegrityError: its `run.json` is damaged.
     """
+    if not reference:
+        raise NotFound("a training run is asked for by an empty id; `dspy-tk runs list` shows ids")
     candidates = [settings.runs / reference, Path(reference).expanduser().absolute()]
     path = next((each for each in candidates if (each / _RUN).is_file()), None)
     if path is None:

@@ -140,6 +140,17 @@ def test_optimizers_that_train_return_a_program_with_the_tuned_model(
         tuned.release()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"mode": "full"}, "lora or dora, got 'full'"), ({"learning_rate": 0.0}, "above 0, got 0.0")],
+)
+def test_what_cannot_be_trained_is_said_before_the_task_is_compiled(
+    wrong: Mapping[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        AdapterTraining(**wrong)
+
+
 def test_training_without_a_trainer_says_what_to_do(base: LocalLM) -> None:
     row = optimizer("bootstrap_finetune")
     work = Work([], [], named_metric("exact", ["topic"]), 1, lm=base)

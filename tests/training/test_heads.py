@@ -30,6 +30,7 @@ from dspy_toolkit.training.head_specs import (
     NUMBER,
     SPAN,
     SPANS,
+    TAGS,
     HeadSpec,
     specs_of,
 )
@@ -63,6 +64,7 @@ def read(tokenizer: Any) -> InputReader:
         ("str", HeadSpec("out", SPAN)),
         ("str | None", HeadSpec("out", SPAN, optional=True)),
         ("list[str]", HeadSpec("out", SPANS)),
+        ("dict[Literal['a', 'b'], list[str]]", HeadSpec("out", TAGS, ("a", "b"))),
         ("int", HeadSpec("out", NUMBER, whole=True, mean=3.0, spread=1.0)),
         ("float | None", HeadSpec("out", NUMBER, optional=True, mean=3.0, spread=1.0)),
     ],
@@ -131,6 +133,11 @@ def test_a_missing_input_is_named(read: InputReader) -> None:
             ["red box", "42.50"],
             [0, BEGINS, GOES_ON, 0, 0, 0, 0, BEGINS, 0],
         ),
+        (
+            HeadSpec("out", TAGS, ("name", "thing")),
+            {"thing": ["red box"], "name": ["Ann Lee"]},
+            [0, BEGINS + 2, GOES_ON + 2, 0, BEGINS, GOES_ON, 0, 0, 0],
+        ),
     ],
 )
 def test_goals_by_hand(read: InputReader, spec: HeadSpec, value: Any, expected: Any) -> None:
@@ -147,6 +154,8 @@ def test_goals_by_hand(read: InputReader, spec: HeadSpec, value: Any, expected: 
         (HeadSpec("out", SPAN), "blue"),
         (HeadSpec("out", SPAN), "bo"),
         (HeadSpec("out", SPANS), ["red", "red"]),
+        (HeadSpec("out", TAGS, ("a",)), {"b": ["red"]}),
+        (HeadSpec("out", TAGS, ("a", "b")), {"a": ["red box"], "b": ["box"]}),
     ],
 )
 def test_an_answer_that_is_not_there_is_refused(
@@ -168,7 +177,7 @@ def raw_for(spec: HeadSpec, target: np.ndarray, words: int) -> np.ndarray:
     elif spec.kind == SPAN:
         sure = np.eye(words + 1)[target].T
     else:
-        sure = np.eye(3)[target]
+        sure = np.eye(1 + 2 * (len(spec.options) or 1))[target]
     return np.asarray(20.0 * sure)
 
 
@@ -187,9 +196,18 @@ def test_what_a_sure_head_gives_is_decoded_to_the_value(
         HeadSpec("count", NUMBER, optional=True, whole=True, mean=3, spread=7),
         HeadSpec("span", SPAN, optional=True),
         HeadSpec("spans", SPANS),
+        HeadSpec("tags", TAGS, ("p", "q")),
     ]
+    tags = {"p": sorted(spans[1:], key=TEXT.index), "q": spans[:1]}
     spans = sorted(spans, key=TEXT.index)
-    values = {"label": label, "labels": chosen, "count": count, "span": span, "spans": spans}
+    values = {
+        "label": label,
+        "labels": chosen,
+        "count": count,
+        "span": span,
+        "spans": spans,
+        "tags": {name: texts for name, texts in tags.items() if texts},
+    }
     seen = read({"mail": TEXT})
 
     goals = {spec.field: goal(spec, seen, values[spec.field]) for spec in specs}
@@ -223,6 +241,17 @@ def test_an_empty_input_gives_empty_spans(read: InputReader) -> None:
     found = decode(specs, raw, seen)
 
     assert found.outputs == {"span": "", "some": None, "all": []}
+
+
+def test_words_that_go_on_under_another_label_are_another_text(read: InputReader) -> None:
+    specs = [HeadSpec("tags", TAGS, ("p", "q"))]
+    # Goes on without a beginning, goes on, then goes on under the other label.
+    tags = np.eye(5)[[GOES_ON, GOES_ON, GOES_ON + 2]]
+
+    found = decode(specs, {"tags": 9 * tags}, read({"mail": "the red box"}))
+
+    assert found.outputs["tags"] == {"p": ["the red"], "q": ["box"]}
+    assert len(found.evidence["tags"]) == 2
 
 
 def test_pooling_averages_the_valid_states() -> None:

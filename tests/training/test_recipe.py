@@ -101,6 +101,7 @@ CONTRADICTIONS: list[tuple[Mapping[str, Any], str]] = [
     ({"schedule": {"warmup_steps": 8}}, r"warmup_steps \(8\) must be fewer than the 8 steps"),
     ({"training": {"epochs": 2}}, "either steps or epochs"),
     ({"training": {"steps": None}}, "either steps or epochs"),
+    ({"training": {"workers": 3}}, r"workers \(3\) share out the 2 rows"),
     ({"loss": {"smoothing": 0.1}}, "cross_entropy has no smoothing"),
     ({"loss": {"name": "kl"}}, "kl needs teacher"),
     ({"training": {"evaluate_every": 2}}, "evaluate_every needs"),

@@ -184,6 +184,8 @@ def test_runs_that_cannot_be_resumed_say_why(recipe: RecipeMaker, settings: Sett
 
     with pytest.raises(NotFound, match="training run 'none' is not in"):
         resume("none", settings)
+    with pytest.raises(NotFound, match="an empty id"):
+        resume("", settings)
     with pytest.raises(InvalidInput, match="is no training run"):
         resume("compiled", settings)
     with (

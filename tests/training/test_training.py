@@ -12,7 +12,7 @@ from mlx_lm.tuner.utils import load_adapters
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, open_engine
-from dspy_toolkit.errors import InvalidInput, StorageError
+from dspy_toolkit.errors import InvalidInput, NotFound, StorageError
 from dspy_toolkit.events import (
     CheckpointSaved,
     Event,
@@ -227,8 +227,9 @@ def test_bad_input_leaves_no_run_behind(
         {"model": {"config": {"vocab_size": 8}}},
         {"model": {"config": {"num_attention_heads": 0}}},
         {"model": {"config": {"max_position_embeddings": 32}}},
+        {"model": {"tokenizer": "nowhere"}},
     ):
-        with pytest.raises(InvalidInput):
+        with pytest.raises((InvalidInput, NotFound)):
             train(recipe(changes), settings)
 
     assert not settings.runs.exists()
@@ -250,6 +251,7 @@ def test_a_sequence_longer_than_a_row_is_refused_or_cut_as_asked(
     ("changes", "says"),
     [
         ({"adapter": {"layers": 9}}, "layers is 9, but the model has 2"),
+        ({"adapter": {"rank": 5000}}, r"rank is 5000, but the widest matrix it adapts has \d+ out"),
         ({"adapter": {"keys": ["self_attn.v_pro"]}}, "did you mean 'self_attn.v_proj'"),
         ({"data": {"sequence_length": 4000}}, "the model reads at most 64 tokens"),
     ],
