@@ -140,31 +140,30 @@ def test_importing_the_engine_loads_neither_mlx_nor_dspy() -> None:
     assert fresh(code) == []
 
 
-def test_opening_a_model_lowers_no_limit_of_open_files(model_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def left_open(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process saw of a model that it opened, and ended without closing."""
+    home = str(tmp_path_factory.mktemp("home"))
     code = (
-        "import json, resource\nfrom pathlib import Path\n"
+        "import json, resource\nfrom pathlib import Path\nfrom dspy import lm15\n"
         "from dspy_toolkit.config import Settings\nfrom dspy_toolkit.engine import open_engine\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))\n"
-        f"settings = Settings(home=Path({str(tmp_path)!r}))\n"
-        f"open_engine({str(model_folder)!r}, settings=settings).close()\n"
+        f"engine = open_engine({str(model_folder)!r}, settings=Settings(home=Path({home!r})))\n"
         "soft, after = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-        "print(json.dumps([soft >= min(2048, hard), after == hard]))"
+        "request = lm15.Request(model='m', messages=(lm15.Message.user('Hello'),))\n"
+        "stream = engine.stream(request)\nheard = [next(stream).type, next(stream).type]\n"
+        "files = [soft >= min(2048, hard), after == hard]\n"
+        "print(json.dumps({'files': files, 'heard': heard}))"
     )
+    return dict(fresh(code))
 
-    assert fresh(code) == [True, True]
+
+def test_opening_a_model_lowers_no_limit_of_open_files(left_open: dict[str, Any]) -> None:
+    assert left_open["files"] == [True, True]
 
 
 def test_a_process_may_end_without_closing_its_engine_even_while_it_generates(
-    model_folder: Path, tmp_path: Path
+    left_open: dict[str, Any],
 ) -> None:
-    code = (
-        "import json\nfrom pathlib import Path\nfrom dspy import lm15\n"
-        "from dspy_toolkit.config import Settings\nfrom dspy_toolkit.engine import open_engine\n"
-        f"settings = Settings(home=Path({str(tmp_path)!r}))\n"
-        f"engine = open_engine({str(model_folder)!r}, settings=settings)\n"
-        "request = lm15.Request(model='m', messages=(lm15.Message.user('Hello'),))\n"
-        "stream = engine.stream(request)\nnext(stream), next(stream)\nprint(json.dumps('done'))"
-    )
-
-    assert fresh(code) == "done"
+    assert left_open["heard"] == ["start", "delta"]

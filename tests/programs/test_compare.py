@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from dspy.adapters.types.decision import Choice, Noul, Score
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
@@ -109,6 +109,7 @@ def test_numbers_too_large_for_a_float_agree_with_themselves_only() -> None:
     assert agreement(1, 10**400, RULES) == 0.0
 
 
+@settings(max_examples=40)
 @given(values)
 def test_every_value_agrees_with_itself_under_every_rule(value: Any) -> None:
     for rule in ("ordered", "unordered", "overlap"):
