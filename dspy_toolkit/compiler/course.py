@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.compiler.runs import BUDGET, DIED, Run, find_run, list_runs
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput
-from dspy_toolkit.programs.limits import MAX_FAILURES, Budget, read_budget
+from dspy_toolkit.programs.journal import FILE as JOURNAL
+from dspy_toolkit.programs.journal import cost_of
+from dspy_toolkit.programs.limits import MAX_FAILURES, Budget, Cost, FailureLimit, read_budget
+from dspy_toolkit.store.append_log import read_log
 from dspy_toolkit.store.files import read_json, sha256_bytes, sha256_file, write_json
 from dspy_toolkit.store.history import FAILED, FINISHED, INTERRUPTED, RUNNING
 
 if TYPE_CHECKING:
-    from dspy_toolkit.compiler.job import Job
+    from dspy_toolkit.compiler.job import Job, Models, Settled
 
 FILE = "plan.json"
 FORMAT = 1
@@ -54,6 +57,7 @@ class Course:
     max_failures: float = MAX_FAILURES
 
     def __post_init__(self) -> None:
+        FailureLimit(self.max_failures)
         if self.fork and self.resume is None:
             raise InvalidInput("fork begins a run with the calls of another; name it with resume")
         if self.fresh and self.resume is not None:
@@ -109,6 +113,20 @@ def check_course(course: Course, settings: Settings) -> None:
         raise InvalidInput(f"run {found.row.id} is being worked on by another process; wait for it")
 
 
+def check_resumed(
+    job: Settled, models: Models, settings: Settings, fill: Callable[[Path], None]
+) -> None:
+    """Refuse to go on with a run that was a run of something else, or has spent its budget.
+
+    Raises:
+        InvalidInput: it has; says what changed, or what was spent.
+    """
+    if job.course.resume is not None and not job.course.fork:
+        found = find_run(settings, job.course.resume)
+        _check_same(found, Plan(_facts(job, models, fill), job.asked, job.task))
+        _check_extended(found, job.asked, job.course.budget)
+
+
 def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Start:
     """Decide where a job begins.
 
@@ -117,21 +135,13 @@ def start_of(job: Job, settings: Settings, fill: Callable[[Path], None]) -> Star
         InvalidInput: it is finished, or its plan is another; says what changed.
     """
     course = job.course
-    plan = Plan(_facts(job, fill), job.asked, job.task)
+    plan = Plan(_facts(job, job.models, fill), job.asked, job.task)
     if course.resume is None:
         return Start(plan, None if course.fresh else _unfinished(settings, job.name, plan))
     found = find_run(settings, course.resume)
     if course.fork:
         return Start(plan, forked=found)
-    before = read_plan(found)
-    if found.status == BUDGET and plan.asked.get("budget") == before.asked.get("budget"):
-        raise InvalidInput(f"run {found.row.id} spent its budget; give it a larger one")
-    changed = changes(before.facts, plan.facts)
-    if changed:
-        raise InvalidInput(
-            f"run {found.row.id} cannot go on: {'; '.join(changed)} since it began; undo that, or "
-            "begin a new run with its calls by --fork"
-        )
+    _check_same(found, plan)
     return Start(plan, found)
 
 
@@ -235,6 +245,29 @@ def asked_again(run: Run, options: Any) -> tuple[Path, Any]:
     return folder if folder.is_dir() else run.folder / "task", kind(**again)
 
 
+def _check_same(found: Run, plan: Plan) -> None:
+    changed = changes(read_plan(found).facts, plan.facts)
+    if changed:
+        raise InvalidInput(
+            f"run {found.row.id} cannot go on: {'; '.join(changed)} since it began; undo that, or "
+            "begin a new run with its calls by --fork"
+        )
+
+
+def _check_extended(found: Run, asked: Mapping[str, Any], budget: Budget) -> None:
+    if found.status == BUDGET and asked.get("budget") == read_plan(found).asked.get("budget"):
+        raise InvalidInput(
+            f"run {found.row.id} spent its budget; give it a larger one, such as --max-calls MORE"
+        )
+    spent = cost_of(read_log(found.folder / JOURNAL), budget)
+    crossed = budget.exceeded(spent + Cost(calls=1, tokens=1))
+    if crossed is not None:
+        raise InvalidInput(
+            f"run {found.row.id} has spent {spent.of(crossed.limit):g} already; "
+            f"give it more than --max-{crossed.limit} {crossed.allowed:g}"
+        )
+
+
 def _later(now: float, before: float) -> float:
     return before if now == MAX_FAILURES else now
 
@@ -252,7 +285,7 @@ def _unfinished(settings: Settings, task: str, plan: Plan) -> Run | None:
     return None
 
 
-def _facts(job: Job, fill: Callable[[Path], None]) -> dict[str, Any]:
+def _facts(job: Settled, models: Models, fill: Callable[[Path], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "task"
         folder.mkdir()
@@ -268,9 +301,9 @@ def _facts(job: Job, fill: Callable[[Path], None]) -> dict[str, Any]:
         "task": job.name,
         "optimizer": job.optimizer.name,
         **{f"{_OPTION}{key}": value for key, value in job.options.items()},
-        "model": job.lm.model,
-        "teacher": job.teacher and job.teacher.model,
-        "prompt model": job.prompt_model and job.prompt_model.model,
+        "model": models.task[-1],
+        "teacher": models.teacher[-1] if models.teacher else None,
+        "prompt model": models.prompt_model[-1] if models.prompt_model else None,
         "seed": job.seed,
         "prompt format": job.format,
         "metric": job.metric.name,

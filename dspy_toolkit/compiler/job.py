@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,21 @@ from dspy_toolkit.programs.modules import ModulePlan
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything a run needs, settled.
+class Models:
+    """What the models of a run are called: as users name each first, DSPy's string for it last.
+
+    Attributes:
+        task, teacher, prompt_model: empty where there is none.
+    """
+
+    task: tuple[str, ...]
+    teacher: tuple[str, ...] = ()
+    prompt_model: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """Everything a run needs but its models, which are not open yet.
 
     Attributes:
         name: of the task.
@@ -32,15 +45,11 @@ class Job:
         data: train and validation for the optimizer, test for the two scores.
         format: prompt format.
         optimizer, options: what to do, with every option's value.
-        lm: the model, already with the run's seed.
-        owns_model: whether the model was opened for this run alone.
         seed: of the training examples' order and of sampling.
         threads: examples in work at once.
         against: what the result is compared with; None for the bare program.
         alpha: error rate of the comparison.
         keep_anyway: whether a result that is worse becomes the artifact all the same.
-        teacher: makes demonstrations; None for `lm`.
-        prompt_model: writes instructions; None for `lm`.
         adapters: makes a trainer of adapters from its options.
         course: where the run begins, and how far it may go.
         asked: the options it was asked with, see `asked_options`.
@@ -55,15 +64,11 @@ class Job:
     format: str
     optimizer: Optimizer
     options: Mapping[str, Any]
-    lm: LocalLM
-    owns_model: bool
     seed: int
     threads: int
     against: Artifact | None
     alpha: float
     keep_anyway: bool
-    teacher: LocalLM | None = None
-    prompt_model: LocalLM | None = None
     adapters: Callable[..., TrainAdapter] | None = None
     course: Course = field(default_factory=Course)
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -80,10 +85,41 @@ class Job:
             labelled=fully_labelled(self.program, train[0]),
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Settled):
+    """A run that can begin.
+
+    Attributes:
+        lm: the model, already with the run's seed.
+        owns_model: whether the model was opened for this run alone.
+        teacher: makes demonstrations; None for `lm`.
+        prompt_model: writes instructions; None for `lm`.
+    """
+
+    lm: LocalLM
+    owns_model: bool
+    teacher: LocalLM | None = None
+    prompt_model: LocalLM | None = None
+
+    @classmethod
+    def of(cls, settled: Settled, **models: Any) -> Job:
+        """What was settled, with its models."""
+        return cls(**{each.name: getattr(settled, each.name) for each in fields(settled)}, **models)
+
+    @property
+    def models(self) -> Models:
+        """What its models are called."""
+        return Models(
+            self.lm.names,
+            self.teacher.names if self.teacher else (),
+            self.prompt_model.names if self.prompt_model else (),
+        )
+
     @property
     def model(self) -> str:
         """The model as the user named it."""
-        return self.lm.source.reference if self.lm.source else str(self.lm.model)
+        return self.lm.names[0]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dspy_toolkit.config import Settings
 from dspy_toolkit.engine.source import (
@@ -18,8 +18,8 @@ from dspy_toolkit.engine.source import (
 )
 from dspy_toolkit.errors import InvalidInput
 from dspy_toolkit.programs.lm import LocalLM
-from dspy_toolkit.programs.opening import local_lm
-from dspy_toolkit.programs.remote_lm import PREFIX, check_reference
+from dspy_toolkit.programs.opening import local_lm, model_string
+from dspy_toolkit.programs.remote_lm import PREFIX, remote_string
 from dspy_toolkit.programs.task import Task
 
 EMBEDDED = "embedded"
@@ -40,7 +40,7 @@ def check_model(model: str | LocalLM | None, *, fetched: bool = True) -> None:
     if not isinstance(model, str):
         countable(model)
     elif model.startswith(PREFIX):
-        check_reference(model)
+        remote_string(model)
     elif fetched or not HUB_ID.fullmatch(model):
         folder = find_source(model, fetch=download).folder
         read_config(folder)
@@ -57,13 +57,37 @@ def open_model(
         InvalidInput: the task says the embedded model is too small, and no other is named.
         NotFound, EngineError: the model cannot be opened.
     """
+    reference = reference_for(task, settings, model)
+    return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
+
+
+def reference_for(task: Task, settings: Settings, model: str | None = None) -> str:
+    """The model a task is to run on: the one named, the task's, or the settings'.
+
+    Raises:
+        InvalidInput: the task says the embedded model is too small, and no other is named.
+    """
     reference = model or task.model or settings.model
     if model is None and reference == EMBEDDED and task.needs_larger_model:
         raise InvalidInput(
             f"task {task.name} needs a larger model than the embedded one: "
             f"{task.needs_larger_model}; name one with --model"
         )
-    return local_lm(reference, adapter=adapter, settings=settings, **task.generation)
+    return reference
+
+
+def names_of(
+    model: str | LocalLM | None, settings: Settings, adapter: Path | None = None, **options: Any
+) -> tuple[str, ...]:
+    """What a model is called, without loading it; see `Models`.
+
+    Raises:
+        NotFound, InvalidInput, EngineError: there is none of this name, or it is no model.
+    """
+    check_model(model)
+    if isinstance(model, str):
+        return model, model_string(model, settings, adapter=adapter, **options)
+    return model.names if model is not None else ()
 
 
 @contextmanager

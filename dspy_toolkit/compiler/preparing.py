@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.compiler.course import asked_options, check_course
-from dspy_toolkit.compiler.job import Job
-from dspy_toolkit.compiler.opening import check_model, countable, helper, open_model
+from dspy_toolkit.compiler.course import asked_options, check_course, check_resumed
+from dspy_toolkit.compiler.job import Job, Models, Settled
+from dspy_toolkit.compiler.opening import (
+    check_model,
+    countable,
+    helper,
+    names_of,
+    open_model,
+    reference_for,
+)
 from dspy_toolkit.compiler.optimizers import DEFAULT, Optimizer, optimizer
 from dspy_toolkit.compiler.options import CompileOptions
 from dspy_toolkit.compiler.rival import load_rival
@@ -39,14 +46,42 @@ def task_job(
     Raises:
         NotFound, InvalidInput, EngineError: with what to do.
     """
-    row, settled = optimizer_for(task, asked)
+    row, settled_options = optimizer_for(task, asked)
     check_options(asked, settings)
     teacher, prompt_model = asked.teacher or task.teacher, asked.prompt_model or task.prompt_model
-    for model in (teacher, prompt_model):
-        check_model(model, fetched=helpers)
     rival = None
     if asked.against is not None:
         rival = load_rival(asked.against, task.plan, list(task.data.inputs))
+    settled = Settled(
+        name=asked.name or task.name,
+        plan=task.plan,
+        program=task.program(),
+        metric=task.metric,
+        data=task.data,
+        format=asked.format or task.format,
+        optimizer=row,
+        options=settled_options,
+        seed=asked.seed,
+        threads=asked.threads or settings.threads,
+        against=rival,
+        alpha=asked.alpha,
+        keep_anyway=asked.keep_anyway,
+        adapters=asked.adapters,
+        course=asked.course.under(task.budget),
+        asked=asked_options(asked),
+        task=str(task.folder),
+    )
+    if helpers:
+        model = countable(asked.lm) or reference_for(task, settings, asked.model)
+        models = Models(
+            names_of(model, settings, asked.adapter, **task.generation),
+            names_of(teacher, settings),
+            names_of(prompt_model, settings),
+        )
+        check_beginning(settled, models, settings, partial(keep_task, task))
+    else:
+        for each in (teacher, prompt_model):
+            check_model(each, fetched=False)
     opened = partial(open_model, task, settings)
     with (
         closing(task.metric),
@@ -54,28 +89,12 @@ def task_job(
         helper(teacher if helpers else None, asked.seed, settings) as teaching,
         helper(prompt_model if helpers else None, asked.seed, settings) as proposing,
     ):
-        yield Job(
-            name=asked.name or task.name,
-            plan=task.plan,
-            program=task.program(),
-            metric=task.metric,
-            data=task.data,
-            format=asked.format or task.format,
-            optimizer=row,
-            options=settled,
+        yield Job.of(
+            settled,
             lm=lm.copy(seed=asked.seed),
             owns_model=asked.lm is None,
-            seed=asked.seed,
-            threads=asked.threads or settings.threads,
-            against=rival,
-            alpha=asked.alpha,
-            keep_anyway=asked.keep_anyway,
             teacher=teaching,
             prompt_model=proposing,
-            adapters=asked.adapters,
-            course=asked.course.under(task.budget),
-            asked=asked_options(asked),
-            task=str(task.folder),
         )
 
 
@@ -131,7 +150,38 @@ def check_options(asked: CompileOptions, settings: Settings) -> None:
         )
     if not 0.0 < asked.alpha < 1.0:
         raise InvalidInput(f"alpha must lie between 0 and 1, got {asked.alpha:g}; 0.05 is usual")
+    if asked.threads is not None and asked.threads < 1:
+        raise InvalidInput(f"threads must be at least 1, got {asked.threads}")
     check_course(asked.course, settings)
+
+
+def check_beginning(
+    job: Settled, models: Models, settings: Settings, fill: Callable[[Path], None]
+) -> None:
+    """Refuse what cannot come to a result, or go on where it ended.
+
+    Args:
+        job, models: what is to be done, and on what.
+        settings: where runs lie.
+        fill: puts the task as it is now into the given folder.
+
+    Raises:
+        InvalidInput: the budget ends before a candidate is tried and the result is scored, a
+            price is missing, or the run to go on with was a run of something else.
+    """
+    budget = job.course.budget
+    for names in filter(None, (models.task, models.teacher, models.prompt_model)):
+        budget.check_price(names)
+    test, validation = len(job.data.test.examples), len(job.data.validation.examples)
+    trial = validation if job.optimizer.cost(job.options, job.sizes).scored else 0
+    calls = max(1, len(job.program.predictors()))
+    least = calls * (2 * test + trial)
+    if budget.calls is not None and budget.calls < least:
+        raise InvalidInput(
+            f"a budget of {budget.calls} calls is too small for one trial: scoring before and "
+            f"after takes {2 * calls * test}, a candidate {calls * trial}; give at least {least}"
+        )
+    check_resumed(job, models, settings, fill)
 
 
 def keep_task(task: Task, place: Path) -> None:

@@ -12,11 +12,16 @@ from typing import Any
 import dspy
 
 from dspy_toolkit.compiler.course import asked_again, asked_options
-from dspy_toolkit.compiler.job import CompileResult, Job
-from dspy_toolkit.compiler.opening import check_model, countable, helper
+from dspy_toolkit.compiler.job import CompileResult, Job, Models, Settled
+from dspy_toolkit.compiler.opening import countable, helper, names_of
 from dspy_toolkit.compiler.optimizers import DEFAULT, optimizer
 from dspy_toolkit.compiler.options import CompileOptions
-from dspy_toolkit.compiler.preparing import check_options, keep_task, task_job
+from dspy_toolkit.compiler.preparing import (
+    check_beginning,
+    check_options,
+    keep_task,
+    task_job,
+)
 from dspy_toolkit.compiler.rival import load_rival
 from dspy_toolkit.compiler.runs import find_run
 from dspy_toolkit.compiler.stages import execute
@@ -111,15 +116,13 @@ def compile_program(
             "leave out the options' model, adapter and lm"
         )
     row = optimizer(asked.optimizer or DEFAULT)
-    settled = row.settle(asked.options)
-    row.check(settled, len(train))
+    chosen_options = row.settle(asked.options)
+    row.check(chosen_options, len(train))
     check_options(asked, chosen)
-    for model in (asked.teacher, asked.prompt_model):
-        check_model(model)
     used = countable(lm)
     plan = plan_of(program)
     data = _data_of({"train": train, "validation": validation, "test": test}, plan)
-    job = Job(
+    settled = Settled(
         name=asked.name or "program",
         plan=plan,
         program=silenced(program.reset_copy()),
@@ -127,9 +130,7 @@ def compile_program(
         data=data,
         format=asked.format or "chat",
         optimizer=row,
-        options=settled,
-        lm=used.copy(seed=asked.seed),
-        owns_model=False,
+        options=chosen_options,
         seed=asked.seed,
         threads=asked.threads or chosen.threads,
         against=load_rival(asked.against, plan, list(data.inputs)) if asked.against else None,
@@ -144,13 +145,21 @@ def compile_program(
         for split in (data.train, data.validation, data.test):
             write_json(place / f"{split.name}.json", [row.values for row in split.rows])
 
+    teacher, prompt_model = (names_of(each, chosen) for each in (asked.teacher, asked.prompt_model))
+    check_beginning(settled, Models(used.names, teacher, prompt_model), chosen, fill)
     with (
-        closing(job.metric),
-        helper(asked.teacher, asked.seed, chosen) as teacher,
-        helper(asked.prompt_model, asked.seed, chosen) as prompt_model,
+        closing(settled.metric),
+        helper(asked.teacher, asked.seed, chosen) as teaching,
+        helper(asked.prompt_model, asked.seed, chosen) as proposing,
     ):
-        whole = replace(job, teacher=teacher, prompt_model=prompt_model)
-        return execute(whole, chosen, fill=fill, output=asked.output)
+        job = Job.of(
+            settled,
+            lm=used.copy(seed=asked.seed),
+            owns_model=False,
+            teacher=teaching,
+            prompt_model=proposing,
+        )
+        return execute(job, chosen, fill=fill, output=asked.output)
 
 
 def _data_of(splits: Mapping[str, Sequence[dspy.Example]], plan: ModulePlan) -> Data:

@@ -167,7 +167,7 @@ def _score(
         task=task.name,
         artifact=str(artifact.folder) if artifact else None,
         signature=signature.reference if signature else None,
-        model=lm.source.reference if lm.source else lm.model,
+        model=lm.names[0],
         split=split,
         score=round(evaluation.score, 6),
         n=evaluation.n,

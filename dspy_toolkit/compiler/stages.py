@@ -26,14 +26,14 @@ from dspy_toolkit.compiler.report import data_facts, gate, scores, versions
 from dspy_toolkit.compiler.rival import ready
 from dspy_toolkit.compiler.runs import BUDGET
 from dspy_toolkit.config import Settings
-from dspy_toolkit.errors import InvalidInput, ToolkitError
+from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.events import subscribed
 from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.cache import under
 from dspy_toolkit.programs.calls import Calls, CallTally, Stopped, counted
 from dspy_toolkit.programs.formats import prompt_format
-from dspy_toolkit.programs.journal import CallJournal
-from dspy_toolkit.programs.limits import BudgetSpent, Cost, FailureLimit, Ledger
+from dspy_toolkit.programs.journal import CallJournal, cost_of
+from dspy_toolkit.programs.limits import BudgetSpent, FailureLimit, Ledger
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.metrics import Metric, MetricError
 from dspy_toolkit.store.files import copy_tree, new_folder, storage_errors
@@ -56,7 +56,6 @@ def execute(
         fill: puts the task as it is now into the given folder.
         output: where to put a copy of the artifact.
     """
-    _check_budget(job)
     start = start_of(job, settings, fill)
     with (
         recorded(
@@ -120,25 +119,9 @@ class _Stages:
     stopped: str | None
 
 
-def _check_budget(job: Job) -> None:
-    """Refuse a budget that ends before a candidate is tried and the result is scored."""
-    budget = job.course.budget
-    for lm in filter(None, (job.lm, job.teacher, job.prompt_model)):
-        budget.check_price((lm.source.reference, lm.model) if lm.source else (lm.model,))
-    test, validation = len(job.data.test.examples), len(job.data.validation.examples)
-    trial = validation if job.optimizer.cost(job.options, job.sizes).scored else 0
-    calls = max(1, len(job.program.predictors()))
-    least = calls * (2 * test + trial)
-    if budget.calls is not None and budget.calls < least:
-        raise InvalidInput(
-            f"a budget of {budget.calls} calls is too small for one trial: scoring before and "
-            f"after takes {2 * calls * test}, a candidate {calls * trial}; give at least {least}"
-        )
-
-
 def _tally(job: Job, record: RunRecord, journal: CallJournal) -> CallTally:
     budget = job.course.budget
-    earlier = sum((call.cost(budget) for call in journal.records if call.made), Cost())
+    earlier = replace(cost_of(journal.recovered, budget), seconds=0.0)
     ledger = Ledger(budget, earlier, lambda: journal.elapsed_s)
     return CallTally(record.run, journal, ledger, FailureLimit(job.course.max_failures))
 

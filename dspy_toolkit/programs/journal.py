@@ -197,6 +197,13 @@ def take_calls(source: Path, target: Path) -> None:
                 log.append(_written(replace(record, made=False, at_s=0.0)))
 
 
+def cost_of(kept: Recovered, budget: Budget) -> Cost:
+    """What the calls of a log cost, those made twice counted twice, and the time worked on them."""
+    calls = [_read(values) for values in kept.records]
+    worked_s = max((call.at_s for call in calls), default=0.0)
+    return sum((call.cost(budget) for call in calls if call.made), Cost(seconds=worked_s))
+
+
 def call_content(lm: dspy.LM, prompt: Any, messages: Any, kwargs: Mapping[str, Any]) -> bytes:
     """All that makes a call what it is, as canonical JSON; its digest is the call's key."""
     settings = {key: kwargs[key] for key in kwargs if key not in _CONNECTION}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dspy_toolkit.errors import EngineError, InvalidInput, ToolkitError, reject_unknown_keys
@@ -21,6 +21,7 @@ class BudgetSpent(ToolkitError):
 
     Attributes:
         limit: "calls", "tokens", "minutes" or "money".
+        allowed: how much of it.
     """
 
     def __init__(self, limit: str, allowed: float) -> None:
@@ -29,6 +30,7 @@ class BudgetSpent(ToolkitError):
             f"go on with `--resume RUN --max-{limit} MORE`"
         )
         self.limit = limit
+        self.allowed = allowed
 
 
 class TooManyFailures(EngineError):
@@ -66,6 +68,10 @@ class Cost:
 
     def __sub__(self, other: Cost) -> Cost:
         return self + other.times(-1)
+
+    def of(self, limit: str) -> float:
+        """What of a limit it takes, see `BudgetSpent`."""
+        return self.seconds / 60 if limit == "minutes" else float(getattr(self, limit))
 
     def times(self, factor: float) -> Cost:
         """The cost of as much `factor` times."""
@@ -114,10 +120,9 @@ class Budget:
 
     def exceeded(self, cost: Cost) -> BudgetSpent | None:
         """The first limit that a cost goes beyond, if any."""
-        spent = {**asdict(cost), "minutes": cost.seconds / 60}
         for name, allowed in self._limits().items():
             # Sums of prices are no exact numbers.
-            if allowed is not None and spent[name] > allowed * (1 + 1e-9):
+            if allowed is not None and cost.of(name) > allowed * (1 + 1e-9):
                 return BudgetSpent(name, allowed)
         return None
 

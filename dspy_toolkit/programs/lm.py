@@ -95,6 +95,11 @@ class LocalLM(dspy.LM):  # type: ignore[misc]  # DSPy ships no types
         return self
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called, as the user named it first, DSPy's string for it last."""
+        return (self.source.reference, self.model) if self.source else (self.model,)
+
+    @property
     def weighs_options(self) -> bool:
         """Whether answers can bring the probabilities of their options; see `guided`."""
         return bool(getattr(self.engine, "supports_probabilities", False))

@@ -12,7 +12,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
 from dspy_toolkit.programs.cache import current_settings, use_call_cache
 from dspy_toolkit.programs.lm import LocalLM, ModelSource
-from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm
+from dspy_toolkit.programs.remote_lm import PREFIX, remote_lm, remote_string
 
 
 def local_lm(
@@ -76,6 +76,30 @@ def local_lm(
         max_tokens=max_tokens,
         cache=chosen.cache,
     )
+
+
+def model_string(
+    reference: str,
+    settings: Settings,
+    *,
+    adapter: Path | None = None,
+    temperature: float = 0.0,
+    max_tokens: int = 1024,
+    **options: Any,
+) -> str:
+    """DSPy's string for the model that `local_lm` would open, which is not loaded for it.
+
+    Raises:
+        NotFound, InvalidInput, EngineError: the model is not on this machine, or is none.
+    """
+    from dspy_toolkit.engine import EngineOptions, describe_model
+
+    if reference.startswith(PREFIX):
+        return remote_string(reference)
+    asked = EngineOptions(
+        adapter=adapter, temperature=temperature, max_tokens=max_tokens, **options
+    )
+    return describe_model(reference, asked, settings).model_string
 
 
 @contextmanager

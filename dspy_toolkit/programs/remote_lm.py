@@ -51,13 +51,14 @@ def remote_lm(
     )
 
 
-def check_reference(reference: str) -> None:
-    """Refuse a reference of another form, or one whose variable is not set.
+def remote_string(reference: str) -> str:
+    """DSPy's string for an endpoint's model.
 
     Raises:
-        InvalidInput: it is.
+        InvalidInput: the reference has another form, or its variable is not set.
     """
-    _parts(reference)
+    model, url, _ = _parts(reference)
+    return f"{PREFIX}{model}@{url}"
 
 
 def _parts(reference: str) -> tuple[str, str, str | None]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dspy
+import pytest
 
 from dspy_toolkit.compiler.job import CompileResult
 from dspy_toolkit.compiler.run import CompileOptions, compile_task
 from dspy_toolkit.config import Settings
+from dspy_toolkit.errors import InvalidInput, NotFound
+from dspy_toolkit.events import Event, subscribed
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.store.history import History, RunRow
@@ -72,3 +76,13 @@ def agent(request: str) -> str:
 
 def examples(split: str, count: int) -> list[dspy.Example]:
     return [dspy.Example(**row).with_inputs("text") for row in rows(split, count)]
+
+
+def check_refused(begun: Callable[[], object], message: str) -> None:
+    """Nothing is loaded, nothing happens, and one line says why."""
+    events: list[Event] = []
+    with subscribed(events.append), pytest.raises((NotFound, InvalidInput), match=message) as told:
+        begun()
+
+    assert events == []
+    assert "\n" not in str(told.value)

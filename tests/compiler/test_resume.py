@@ -9,18 +9,20 @@ import pytest
 
 from dspy_toolkit.compiler.course import Course
 from dspy_toolkit.compiler.job import CompileResult
-from dspy_toolkit.compiler.run import CompileOptions, resume_run
+from dspy_toolkit.compiler.run import CompileOptions, compile_task, resume_run
 from dspy_toolkit.compiler.runs import find_run, list_runs
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.events import Event, JournalOpened, subscribed
 from dspy_toolkit.programs.journal import FILE as JOURNAL
+from dspy_toolkit.programs.task import load_task
 from dspy_toolkit.store.append_log import read_log
 from dspy_toolkit.store.lock import working_in
 from tests.compiler.killing import answers, compiled, killed
-from tests.compiler.running import SEARCHED
+from tests.compiler.running import SEARCHED, check_refused
 from tests.compiler.small import USABLE, answering, at_once, options, write_small
 from tests.conformance.brief import the_rest_slow
+from tests.engine.tiny import write_model
 from tests.programs.tasks import write_task
 
 
@@ -191,6 +193,17 @@ def test_what_differs_from_the_run_is_named(
     with pytest.raises(InvalidInput, match=message):
         place.compiled(course=Course(resume=place.run()), **change)
     assert find_run(place.settings, place.run()).status == "died"
+
+
+def test_another_model_is_told_before_it_is_loaded(place: Place, tmp_path: Path) -> None:
+    place.killed(kill_at=5)
+    other = str(write_model(tmp_path / "tiny"))
+    asked = CompileOptions(model=other, course=Course(resume=place.run()))
+
+    check_refused(
+        lambda: compile_task(load_task(place.task), asked, place.settings),
+        "; model changed from 'scripted/.*' to 'mlx/tiny#.*' since it began",
+    )
 
 
 def test_changed_data_are_named_and_a_fork_takes_over_what_still_fits(place: Place) -> None:

@@ -13,9 +13,9 @@ from dspy_toolkit.compiler.course import Course
 from dspy_toolkit.compiler.run import CompileOptions, compile_program, compile_task
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound, ToolkitError
-from dspy_toolkit.events import Event, subscribed
+from dspy_toolkit.programs.limits import Budget
 from dspy_toolkit.programs.task import load_task
-from tests.compiler.running import compiled, examples
+from tests.compiler.running import check_refused, compiled, examples
 from tests.engine.tiny import write_model
 from tests.programs.tasks import TASK, learner, scripted_lm, write_task
 
@@ -41,18 +41,24 @@ def test_an_output_that_exists_is_refused_before_anything_runs(
         ({"teacher": "no/such/teacher"}, "no/such/teacher"),
         ({"prompt_model": "nowhere"}, "nowhere"),
         ({"course": Course(resume="20260101-120000-routing-0a1b")}, "20260101-120000-routing"),
+        ({"optimizer": "labeled_fewshot"}, "did you mean 'labeled_few_shot'"),
+        ({"options": {"kk": 1}}, "did you mean 'k'"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"course": Course(budget=Budget(calls=23))}, "23 calls is too small .* at least 24"),
+        (
+            {"teacher": "remote/a@http://localhost/v1", "course": Course(budget=Budget(money=1))},
+            "needs the price of remote/a@http://localhost/v1",
+        ),
     ],
 )
-def test_what_is_not_there_is_told_before_the_model_is_loaded(
+def test_what_cannot_be_is_told_before_the_model_is_loaded(
     tmp_path: Path, settings: Settings, wrong: dict[str, Any], message: str
 ) -> None:
-    events: list[Event] = []
     task = load_task(write_task(tmp_path / "routing"))
     asked = CompileOptions(model=str(write_model(tmp_path / "tiny")), **wrong)
-    with subscribed(events.append), pytest.raises(NotFound, match=message):
-        compile_task(task, asked, settings)
 
-    assert events == []
+    check_refused(lambda: compile_task(task, asked, settings), message)
+    assert not settings.runs.exists()
 
 
 def test_unknown_optimizers_and_options_leave_no_run(tmp_path: Path, settings: Settings) -> None:
