@@ -86,6 +86,9 @@ def measured(task: Path, tried: int, home: Path) -> dict[str, Any]:
         "calls": report["calls"]["made"],
         "seconds": report["seconds"],
         "writing_seconds": {name: round(clock.seconds[name], 4) for name in clock.seconds},
+        "writing_processor_seconds": {
+            name: round(clock.processor[name], 4) for name in clock.processor
+        },
         "writes": dict(clock.times),
         "share_percent": round(100 * writing / report["seconds"], 3),
         "processor_share_percent": round(100 * worked / processor, 3),

@@ -80,8 +80,8 @@ def load_settings(
         defaults: what a setting is that nobody set, where that is not the usual.
 
     Raises:
-        InvalidInput: a value does not fit its key. UnknownKey: `config.toml`, a flag or a
-            `DSPY_TK_` variable has a wrong name.
+        InvalidInput: a value does not fit its key, or home cannot be. UnknownKey: `config.toml`,
+            a flag or a `DSPY_TK_` variable has a wrong name.
     """
     variables = os.environ if environ is None else environ
     given = {key: value for key, value in (flags or {}).items() if value is not None}
@@ -93,6 +93,7 @@ def load_settings(
     )
     home = given.get("home") or variables.get(f"{_PREFIX}HOME") or Settings.home
     folder = Path(home).expanduser().absolute()
+    _check_home(folder)
     values = {
         **(defaults or {}),
         **_from_file(folder / "config.toml"),
@@ -101,6 +102,14 @@ def load_settings(
         "home": folder,
     }
     return Settings(**{key: _fitted(key, value) for key, value in values.items()})
+
+
+def _check_home(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise InvalidInput(
+            f"home {folder} cannot be: {there} is no folder; choose another with {_PREFIX}HOME"
+        )
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> str:

@@ -90,6 +90,14 @@ def test_the_users_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -
     assert Settings(home=Path("relative")).home.is_absolute()
 
 
+def test_a_home_below_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    with pytest.raises(InvalidInput, match=rf"home {file}/a/b cannot be: {file} is no folder"):
+        load_settings(environ={"DSPY_TK_HOME": str(file / "a" / "b")})
+
+
 def test_a_misspelt_flag_or_variable_is_refused() -> None:
     with pytest.raises(UnknownKey, match="did you mean 'model'"):
         load_settings({"modle": "x"}, {})

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from dspy_toolkit.cli import (
     breakers,
@@ -97,19 +98,24 @@ def main() -> None:
     try:
         try:
             with subscribed(_remark):
-                app(arguments)
+                ended = app(arguments, prog_name=app.info.name, standalone_mode=False)
         finally:
             sys.stdout.flush()
+        if ended == INTERRUPTED:
+            # Typer turns Ctrl-C into this exit without a word.
+            say("interrupted")
+        sys.exit(ended if isinstance(ended, int) else 0)
+    except typer.Abort:
+        say("aborted")
+        sys.exit(ToolkitError.exit_code)
+    except TyperException as error:
+        _say_usage(error)
+        sys.exit(error.exit_code)
     except ToolkitError as error:
         if debug:
             traceback.print_exc()
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except SystemExit as ending:
-        # Typer turns Ctrl-C into this exit without a word.
-        if ending.code == INTERRUPTED:
-            say("interrupted")
-        raise
     except BrokenPipeError:
         # Whoever read our output has enough; Python would complain once more at exit.
         _discard_output()
@@ -128,6 +134,18 @@ def main() -> None:
             "run it again with --debug and report what it prints"
         )
         sys.exit(ToolkitError.exit_code)
+
+
+def _say_usage(error: TyperException) -> None:
+    """Say in one line what was typed wrong and where; help that was asked for is printed by now."""
+    problem = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if problem and context is not None:
+        where = context.command_path
+        problem = problem[0].lower() + problem[1:]
+        say(f"error: {where}: {problem}; see `{where} --help`")
+    elif problem:
+        say(f"error: {problem}")
 
 
 def _remark(event: Event) -> None:

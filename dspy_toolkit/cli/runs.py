@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +28,7 @@ First = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")]
 Second = Annotated[str, typer.Argument(metavar="OTHER", help="Id of the run to hold beside it.")]
 _FAILURES_SHOWN = 5
 _SHORT = 24
+_DIGEST = re.compile("[0-9a-f]{64}")
 _CANDIDATES_SHOWN = 24
 
 
@@ -69,7 +71,7 @@ def show(
     """
     from dspy_toolkit.compiler.candidate_files import read_candidate
     from dspy_toolkit.compiler.outcomes import read_outcomes
-    from dspy_toolkit.compiler.runs import find_run
+    from dspy_toolkit.compiler.runs import BUDGET, find_run
 
     found = find_run(load_settings(), run)
     if candidate is not None:
@@ -91,6 +93,9 @@ def show(
                 out(f"  {each.example}: {each.error}")
             if len(failed) > _FAILURES_SHOWN:
                 out(f"  and {len(failed) - _FAILURES_SHOWN} more, see examples.jsonl")
+    if found.resumable:
+        larger = " and a larger budget" if found.status == BUDGET else ""
+        say(f"go on with it: dspy-tk compile --resume {run}{larger}")
 
 
 @app.command()
@@ -109,7 +114,9 @@ def diff(run: First, other: Second, json: Json = False) -> None:
         out_json({"runs": [run, other], "settings": {key: list(found[key]) for key in found}})
         return
     if found:
-        table("", ("setting", run, other), ((key, *map(_plain, found[key])) for key in found))
+        # Ids are longer than half a line, so the columns have short names.
+        out(f"first   {run}\nsecond  {other}")
+        table("", ("setting", "first", "second"), ((k, *map(_short, found[k])) for k in found))
     else:
         say("the two runs have the same settings")
     if not (first.report and second.report):
@@ -331,6 +338,12 @@ def _score(report: Mapping[str, Any], key: str) -> str:
 
 def _plain(value: object) -> str:
     return "off" if value is None else str(value)
+
+
+def _short(value: object) -> str:
+    """A value as text; of a digest, which nobody reads, the beginning."""
+    text = _plain(value)
+    return f"{text[:12]}..." if _DIGEST.fullmatch(text) else text
 
 
 def _all(failures: Mapping[str, list[ExampleScore]]) -> Iterable[ExampleScore]:

@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.compiler.runs import BUDGET, DIED, Run, find_run, list_runs
+from dspy_toolkit.compiler.runs import BUDGET, UNFINISHED, Run, find_run, list_runs
+from dspy_toolkit.compiler.runs import PLAN as FILE
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput
 from dspy_toolkit.programs.journal import FILE as JOURNAL
@@ -23,17 +24,15 @@ from dspy_toolkit.programs.journal import cost_of
 from dspy_toolkit.programs.limits import MAX_FAILURES, Budget, Cost, FailureLimit, read_budget
 from dspy_toolkit.store.append_log import read_log
 from dspy_toolkit.store.files import read_json, sha256_bytes, sha256_file, write_json
-from dspy_toolkit.store.history import FAILED, FINISHED, INTERRUPTED, RUNNING
+from dspy_toolkit.store.history import FINISHED, RUNNING
 
 if TYPE_CHECKING:
     from dspy_toolkit.compiler.job import Job, Models, Settled
 
-FILE = "plan.json"
 FORMAT = 1
 _SHOWN = 5
 _OPTION = "option "
 _DIGEST = re.compile("[0-9a-f]{64}")
-_UNFINISHED = (DIED, INTERRUPTED, FAILED)
 _NOT_KEPT = ("lm", "adapters", "course", "threads", "output")
 
 
@@ -263,8 +262,8 @@ def _check_extended(found: Run, asked: Mapping[str, Any], budget: Budget) -> Non
     crossed = budget.exceeded(spent + Cost(calls=1, tokens=1))
     if crossed is not None:
         raise InvalidInput(
-            f"run {found.row.id} has spent {spent.of(crossed.limit):g} already; "
-            f"give it more than --max-{crossed.limit} {crossed.allowed:g}"
+            f"run {found.row.id} has spent {spent.of(crossed.limit):g} {crossed.limit} of the "
+            f"{crossed.allowed:g} it may now; give a larger --max-{crossed.limit}"
         )
 
 
@@ -281,7 +280,7 @@ def _unfinished(settings: Settings, task: str, plan: Plan) -> Run | None:
             # A run without a plan that can be read is none to go on with.
             continue
         if same:
-            return run if run.status in _UNFINISHED else None
+            return run if run.status in UNFINISHED else None
     return None
 
 

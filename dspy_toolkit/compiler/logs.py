@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,7 @@ FLUSH_EVERY_S = 1.0
 
 # Calls that end so did not fail: the run was ending, and says why itself.
 _BROKEN_OFF = (STOPPED, KeyboardInterrupt.__name__)
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class RunLogs:
@@ -58,10 +60,12 @@ class RunLogs:
         if getattr(event, "run", nobodys) != self._run:
             return
         at = self._clock()
-        record = {"at": round(at, 3), "event": type(event).__name__, **asdict(event)}
+        # Events hold plain values, so that no deep copy is needed.
+        values = {name: getattr(event, name) for name in _names(type(event))}
+        line = _encoded({"at": round(at, 3), "event": type(event).__name__, **values})
         text = _told(event)
         with self._lock:
-            self._write(self._machines, json.dumps(record, ensure_ascii=False))
+            self._write(self._machines, line)
             self._flush(at)
             if text is not None:
                 self._write(self._people, f"{_stamp(at)} {text}")
@@ -103,6 +107,11 @@ class RunLogs:
             self._machines.flush()
         except OSError as error:
             self._failure = self._failure or error
+
+
+@cache
+def _names(kind: type[Event]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 def _stamp(at: float) -> str:

@@ -115,36 +115,9 @@ def compile_program(
             "options name a model, but lm is what the program runs on; "
             "leave out the options' model, adapter and lm"
         )
-    row = optimizer(asked.optimizer or DEFAULT)
-    chosen_options = row.settle(asked.options)
-    row.check(chosen_options, len(train))
-    check_options(asked, chosen)
-    used = countable(lm)
-    plan = plan_of(program)
-    data = _data_of({"train": train, "validation": validation, "test": test}, plan)
-    settled = Settled(
-        name=asked.name or "program",
-        plan=plan,
-        program=silenced(program.reset_copy()),
-        metric=as_metric(metric, _compared(data, plan)).located(data.locate),
-        data=data,
-        format=asked.format or "chat",
-        optimizer=row,
-        options=chosen_options,
-        seed=asked.seed,
-        threads=asked.threads or chosen.threads,
-        against=load_rival(asked.against, plan, list(data.inputs)) if asked.against else None,
-        alpha=asked.alpha,
-        keep_anyway=asked.keep_anyway,
-        adapters=asked.adapters,
-        course=asked.course,
-        asked=asked_options(asked),
-    )
-
-    def fill(place: Path) -> None:
-        for split in (data.train, data.validation, data.test):
-            write_json(place / f"{split.name}.json", [row.values for row in split.rows])
-
+    splits = {"train": train, "validation": validation, "test": test}
+    settled = _settled(program, splits, metric, asked, chosen)
+    used, fill = countable(lm), partial(_keep_examples, settled.data)
     teacher, prompt_model = (names_of(each, chosen) for each in (asked.teacher, asked.prompt_model))
     check_beginning(settled, Models(used.names, teacher, prompt_model), chosen, fill)
     with (
@@ -160,6 +133,44 @@ def compile_program(
             prompt_model=proposing,
         )
         return execute(job, chosen, fill=fill, output=asked.output)
+
+
+def _settled(
+    program: dspy.Module,
+    splits: Mapping[str, Sequence[dspy.Example]],
+    metric: str | Metric | Callable[..., Any],
+    asked: CompileOptions,
+    settings: Settings,
+) -> Settled:
+    row = optimizer(asked.optimizer or DEFAULT)
+    options = row.settle(asked.options)
+    row.check(options, len(splits["train"]))
+    check_options(asked, settings)
+    plan = plan_of(program)
+    data = _data_of(splits, plan)
+    return Settled(
+        name=asked.name or "program",
+        plan=plan,
+        program=silenced(program.reset_copy()),
+        metric=as_metric(metric, _compared(data, plan)).located(data.locate),
+        data=data,
+        format=asked.format or "chat",
+        optimizer=row,
+        options=options,
+        seed=asked.seed,
+        threads=asked.threads or settings.threads,
+        against=load_rival(asked.against, plan, list(data.inputs)) if asked.against else None,
+        alpha=asked.alpha,
+        keep_anyway=asked.keep_anyway,
+        adapters=asked.adapters,
+        course=asked.course,
+        asked=asked_options(asked),
+    )
+
+
+def _keep_examples(data: Data, place: Path) -> None:
+    for split in (data.train, data.validation, data.test):
+        write_json(place / f"{split.name}.json", [row.values for row in split.rows])
 
 
 def _data_of(splits: Mapping[str, Sequence[dspy.Example]], plan: ModulePlan) -> Data:

@@ -17,14 +17,27 @@ from dspy_toolkit.compiler.plot import FILE as PLOT
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.store.files import storage_errors
-from dspy_toolkit.store.history import FINISHED, RUNNING, History, RunRow
+from dspy_toolkit.store.history import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    History,
+    RunRow,
+)
 from dspy_toolkit.store.lock import in_use, working_in
+
+PLAN = "plan.json"
+"""File in a run's folder that says what the run is a run of; those of compile runs have one."""
 
 DIED = "died"
 """Status of a run whose process is gone without a word, as after a kill or a loss of power."""
 
 BUDGET = "budget"
 """Status of a run that has a result, of what its budget allowed."""
+
+UNFINISHED = (DIED, INTERRUPTED, FAILED)
+"""Statuses of runs that have no result."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,12 @@ class Run:
     def plot(self) -> Path:
         """Its plot of scores against calls; there where several candidates were tried."""
         return self.folder / PLOT
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it ended before its end, and `dspy-tk compile --resume` may go on with it."""
+        ended = self.status in (*UNFINISHED, BUDGET)
+        return ended and (self.folder / PLAN).is_file()
 
     @property
     def report(self) -> Mapping[str, Any]:

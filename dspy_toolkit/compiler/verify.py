@@ -15,7 +15,7 @@ from dspy_toolkit.compiler.dspy_scope import corrected
 from dspy_toolkit.compiler.evaluation import evaluate
 from dspy_toolkit.compiler.outcomes import ExampleScore, read_outcomes
 from dspy_toolkit.compiler.report import read_report, versions
-from dspy_toolkit.compiler.runs import Run
+from dspy_toolkit.compiler.runs import BUDGET, DIED, Run
 from dspy_toolkit.compiler.statistics import Interval, paired_interval
 from dspy_toolkit.config import Settings, load_settings
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
@@ -26,9 +26,16 @@ from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.opening import chosen_model
 from dspy_toolkit.programs.task import FILE, load_task
+from dspy_toolkit.store.history import FAILED, INTERRUPTED, RUNNING
 
 _SAME = 1e-6
 _COMPILED = "compiled"
+_ENDED = {
+    DIED: "died before its end",
+    INTERRUPTED: "was interrupted",
+    FAILED: "failed",
+    BUDGET: "spent its budget",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def verify_run(
         InvalidInput: the run was made from Python, and keeps no task that can be loaded.
     """
     chosen = replace(settings or load_settings(), cache=False)
-    report, artifact = read_report(run.folder), _artifact(run)
+    artifact, report = _artifact(run), read_report(run.folder)
     before = read_outcomes(run.folder).get(_COMPILED, [])
     task = load_task(_task(run), chosen)
     split = task.data.test
@@ -113,8 +120,16 @@ def verify_run(
 def _artifact(run: Run) -> Artifact:
     folder = run.folder / "artifact"
     if not folder.is_dir():
-        raise NotFound(f"run {run.row.id} has no artifact; only a finished run can be verified")
+        raise NotFound(f"run {run.row.id} has no artifact: {_why_none(run)}")
     return load_artifact(folder)
+
+
+def _why_none(run: Run) -> str:
+    if run.status == RUNNING:
+        return "it is still going on; wait for its end"
+    if run.resumable:
+        return f"it {_ENDED[run.status]}; go on with `dspy-tk compile --resume {run.row.id}`"
+    return "its result was worse, or the artifact was removed; compile again with --keep-anyway"
 
 
 def _task(run: Run) -> Path:

@@ -7,7 +7,6 @@ a table `[sources.NAME]` for every other engine it names: `model` (a local model
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from dspy_toolkit.resilience import (
     read_policy,
     stored_in,
 )
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 
 _KEYS = ("model", "url", "key_file", "text")
 
@@ -59,10 +58,7 @@ def read_sources(path: Path) -> tuple[Policy, tuple[Source, ...]]:
             where an engine comes from.
     """
     where = f"policy {path.name}"
-    try:
-        values = tomllib.loads(read_text(path, "policy"))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{where} is not valid TOML: {error}") from None
+    values = parse_toml(read_text(path, "policy"), where)
     tables = values.pop("sources", {})
     policy = read_policy(values, where)
     others = [name for name in policy.chain if name != policy.primary]

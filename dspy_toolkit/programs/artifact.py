@@ -19,7 +19,7 @@ from dspy.adapters.utils import serialize_for_json
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, nearest
 from dspy_toolkit.programs.lm import LocalLM
-from dspy_toolkit.programs.modules import ModulePlan
+from dspy_toolkit.programs.modules import ModulePlan, required_inputs
 from dspy_toolkit.programs.opening import chosen_model, local_lm
 from dspy_toolkit.programs.signature import typed_values
 from dspy_toolkit.programs.speaking import speaking
@@ -81,7 +81,7 @@ class Artifact:
                 "give a program of the class that was compiled"
             ) from None
         module.set_lm(self.language_model(settings=settings) if lm is None else lm)
-        return speaking(module, self.manifest["prompt_format"])
+        return speaking(module, self.manifest["prompt_format"], required_inputs(module))
 
     def language_model(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.signature import record_of, typed_values
 from dspy_toolkit.registry import validate_values
 from dspy_toolkit.resilience import AnswerMemory, read_policy
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 
 OpenHeads = Callable[[Path], HeadAnswers]
 
@@ -46,10 +45,7 @@ def load_fallback_program(
         NotFound, InvalidInput, UnknownKey, IntegrityError: what the file says cannot be done.
     """
     where = f"fallbacks {path}"
-    try:
-        values = tomllib.loads(read_text(path, "fallbacks"))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{where} is not valid TOML: {error}") from None
+    values = parse_toml(read_text(path, "fallbacks"), where)
     known = ("primary", "deadline_s", "attempts", "defaults", "programs")
     reject_unknown_keys(values, known, where)
     programs = values.pop("programs", {})

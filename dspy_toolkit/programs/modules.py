@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.adapters.utils import annotation_allows_none
 
 from dspy_toolkit.errors import InvalidInput, nearest
 from dspy_toolkit.programs.nearest import Nearest
@@ -62,6 +63,29 @@ def plan_of(program: dspy.Module) -> ModulePlan:
         return ModulePlan(GIVEN)
     record = record_of(signature)
     return ModulePlan(GIVEN) if record is None else ModulePlan(kind, record)
+
+
+def required_inputs(program: dspy.Module) -> tuple[str, ...]:
+    """Inputs that a program of DSPy's own cannot do without; none where the user's code decides.
+
+    Inputs with a default, and those that may be None, can be left out.
+    """
+    match class_of(program):
+        case dspy.Predict | dspy.ReAct:
+            signature = program.signature
+        case dspy.ChainOfThought:
+            signature = program.predict.signature
+        case _ if isinstance(program, Nearest):
+            return required_inputs(program.program)
+        case _ if isinstance(program, Voting):
+            return required_inputs(program.programs[0])
+        case _:
+            return ()
+    return tuple(
+        name
+        for name, field in signature.input_fields.items()
+        if field.is_required() and not annotation_allows_none(field.annotation)
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from dspy_toolkit.programs.task_file import Table
 from dspy_toolkit.programs.user_code import with_modules
 from dspy_toolkit.registry import SignatureRecord, find, load_file
 from dspy_toolkit.registry.toml_lines import Lines
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 
 FILE = "task.toml"
 KEPT_SIGNATURE = "signature.used.toml"
@@ -135,11 +134,8 @@ def load_task(folder: Path | str, settings: Settings | None = None) -> Task:
 
 def _table(folder: Path) -> Table:
     file = folder / FILE
-    try:
-        text = read_text(file, "task file")
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{file} is not valid TOML: {error}") from None
+    text = read_text(file, "task file")
+    values = parse_toml(text, str(file))
     table = Table(values, folder, str(file), Lines(text))
     table.only(*_KEYS)
     return table

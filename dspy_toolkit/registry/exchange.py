@@ -72,6 +72,13 @@ def read_foreign(
     Raises:
         NotFound: there is no such class or file. InvalidInput: it makes no sound record.
     """
+    file, colon, name_of_class = source.partition(".py:")
+    if colon:
+        module, folder = Path(file).name, Path(file).parent
+        where = f" with --folder {folder}" if folder.name else ""
+        raise InvalidInput(
+            f"{source!r} is no module and class; write {module}:{name_of_class}{where}"
+        )
     if is_class(source):
         tables = import_class(source, folders).to_dict()
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from dspy_toolkit.resilience.policy import (
     SheddingPolicy,
     TimeoutPolicy,
 )
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 
 T = TypeVar("T")
 
@@ -44,10 +43,7 @@ def load_policy(path: Path) -> Policy:
         InvalidInput: it is not TOML, or contradicts itself.
     """
     where = f"policy {path}"
-    try:
-        values = tomllib.loads(read_text(path, "policy"))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{where} is not valid TOML: {error}") from None
+    values = parse_toml(read_text(path, "policy"), where)
     return read_policy(values, where)
 
 

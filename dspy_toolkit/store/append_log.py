@@ -4,6 +4,9 @@ Each line is a CRC-32 and a JSON value. A line reaches the operating system befo
 returns, so that the death of the process loses nothing; every five seconds the file is flushed to
 the disk itself, so that a loss of power costs no more than that. Every line stands for itself: a
 damaged one is left out, and those after it are read.
+
+Threads that append while another one writes form a group, and the first of them to get its turn
+writes for all of it: one write, however many wait.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,10 @@ class AppendLog:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()
+        self._group = _Group()
+        self._gathering = threading.Lock()
+        self._writing = threading.Lock()
+        self._syncing = threading.Lock()
         self.recovered = read_log(path)
         if self.recovered.damaged or self.recovered.torn:
             write_bytes(path, b"".join(map(_line, self.recovered.records)))
@@ -65,24 +71,61 @@ class AppendLog:
     def append(self, record: Any) -> None:
         """Add a JSON value."""
         line = _line(record)
-        with self._lock, storage_errors(self._path):
-            if self._file.closed:
-                raise StorageError(f"{self._path} is closed; what ended meanwhile is not kept")
-            written = self._file.write(line)
-            if written < len(line):
-                # What is left of the line would spoil the next one.
-                os.ftruncate(self._file.fileno(), self._file.tell() - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._clock() - self._synced_at >= SYNC_EVERY_S:
-                os.fsync(self._file.fileno())
-                self._synced_at = self._clock()
+        with self._gathering:
+            group = self._group
+            group.lines.append(line)
+        with self._writing:
+            if not group.ended:
+                with self._gathering:
+                    self._group = _Group()
+                self._write(group)
+        if group.failed is not None:
+            raise StorageError(group.failed)
+        self._sync_now_and_then()
 
     def close(self) -> None:
         """Flush to disk and close; later appends fail."""
-        with self._lock, storage_errors(self._path):
+        with self._syncing, self._writing, storage_errors(self._path):
             if not self._file.closed:
                 os.fsync(self._file.fileno())
                 self._file.close()
+
+    def _write(self, group: _Group) -> None:
+        group.ended = True
+        if self._file.closed:
+            group.failed = f"{self._path} is closed; what ended meanwhile is not kept"
+            return
+        lines = b"".join(group.lines)
+        try:
+            with storage_errors(self._path):
+                written = self._file.write(lines)
+                if written < len(lines):
+                    # What is left of a line would spoil the next one.
+                    os.ftruncate(self._file.fileno(), self._file.tell() - written)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except StorageError as error:
+            group.failed = str(error)
+
+    def _sync_now_and_then(self) -> None:
+        """Flush to disk where it is time; others go on writing meanwhile."""
+        if self._clock() - self._synced_at < SYNC_EVERY_S or not self._syncing.acquire(False):
+            return
+        try:
+            if not self._file.closed:
+                with storage_errors(self._path):
+                    os.fsync(self._file.fileno())
+                self._synced_at = self._clock()
+        finally:
+            self._syncing.release()
+
+
+@dataclass
+class _Group:
+    """Lines that are written together."""
+
+    lines: list[bytes] = field(default_factory=list)
+    ended: bool = False
+    failed: str | None = None
 
 
 def read_log(path: Path) -> Recovered:
@@ -97,6 +140,7 @@ def read_log(path: Path) -> Recovered:
 
 
 _DAMAGED = object()
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _values(lines: list[bytes]) -> Iterator[Any]:
@@ -109,7 +153,7 @@ def _values(lines: list[bytes]) -> Iterator[Any]:
 
 
 def _line(record: Any) -> bytes:
-    text = json.dumps(record, separators=(",", ":")).encode()
+    text = _encoded(record).encode()
     return _check(text) + b" " + text + b"\n"
 
 

@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -131,6 +132,34 @@ def parse_json(text: str, where: str) -> Any:
         raise InvalidInput(f"{where} is nested too deeply; flatten it") from None
     except ValueError:
         raise InvalidInput(f"{where} holds a number of too many digits; shorten it") from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Read TOML that came from outside.
+
+    Args:
+        where: what the text is and where it stands ("task mine/task.toml"), for the message.
+
+    Raises:
+        InvalidInput: it is not TOML; names the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problem = str(error)
+        if problem.endswith("(at end of document)"):
+            problem = f"what begins on line {_unfinished_line(text)} does not end"
+        raise InvalidInput(f"{where} is not valid TOML: {problem}") from None
+
+
+def _unfinished_line(text: str) -> int:
+    """The line after all that can be read by itself."""
+    lines = text.splitlines()
+    for count in range(len(lines) - 1, 0, -1):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            tomllib.loads("\n".join(lines[:count]))
+            return count + 1
+    return 1
 
 
 def read_json(path: Path, what: str) -> Any:

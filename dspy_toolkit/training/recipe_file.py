@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 from dspy_toolkit.training import tables
 from dspy_toolkit.training.contradictions import contradictions
 from dspy_toolkit.training.recipe import Recipe
@@ -21,14 +20,11 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises:
         NotFound: there is no such file. UnknownKey: a key is none of a recipe's.
-        InvalidRecipe: it is not TOML, or a value is wrong, missing or contradicts another.
+        InvalidInput: it is not TOML. InvalidRecipe: a value is wrong, missing or contradicts
+            another.
     """
-    content = read_text(path, "recipe")
-    try:
-        values = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidRecipe(f"recipe {path} is not valid TOML: {error}") from None
-    return recipe_from(values, f"recipe {path}", path.absolute().parent)
+    where = f"recipe {path}"
+    return recipe_from(parse_toml(read_text(path, "recipe"), where), where, path.absolute().parent)
 
 
 def recipe_from(values: Mapping[str, Any], where: str, folder: Path) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dspy_toolkit.errors import InvalidInput, reject_unknown_keys
-from dspy_toolkit.store.files import read_text
+from dspy_toolkit.store.files import parse_toml, read_text
 
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -77,10 +76,7 @@ def read_wording(path: Path) -> Wording:
         NotFound: there is no such file. InvalidInput: it is not TOML, a group has fewer than two
             members, or the forms of a group do not have the same slots.
     """
-    try:
-        content = tomllib.loads(read_text(path, "wording file"))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"wording file {path} is not valid TOML: {error}") from None
+    content = parse_toml(read_text(path, "wording file"), f"wording file {path}")
     reject_unknown_keys(content, ("synonyms", "paraphrases"), f"wording file {path}")
     paraphrases = _groups(content, "paraphrases", "forms", path)
     for group in paraphrases:

@@ -100,11 +100,30 @@ def test_a_reader_that_has_enough_gets_no_complaint(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("# Signatures\n", "")
 
 
-def test_wrong_usage_is_exit_code_2(dspy_tk: Command) -> None:
-    done = dspy_tk("compile", "--no-such-option")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("compile --optimzer x", "dspy-tk compile: no such option: --optimzer"),
+        ("compil mine", "dspy-tk: no such command 'compil'. Did you mean 'compile'?"),
+        ("runs show", "dspy-tk runs show: missing argument 'RUN'; see `dspy-tk runs show --help`"),
+        ("runs list --limit x", "dspy-tk runs list: invalid value for '--limit': "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    dspy_tk: Command, arguments: str, says: str
+) -> None:
+    done = dspy_tk(*arguments.split())
 
-    assert done.code == 2
-    assert "Traceback" not in done.err
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: {says}")
+    assert done.err.count("\n") == 1
+
+
+def test_a_group_without_a_command_shows_its_help(dspy_tk: Command) -> None:
+    done = dspy_tk("runs")
+
+    assert (done.code, done.err) == (2, "")
+    assert "Usage: dspy-tk runs" in done.out
 
 
 def test_the_version_is_printed(dspy_tk: Command) -> None:

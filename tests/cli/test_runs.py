@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,38 @@ def test_diff_and_compare_hold_two_runs_side_by_side(runs: tuple[str, str]) -> N
     assert [score["n"] for score in compared["scores"]] == [12, 12]
     assert compared["judgement"]["verdict"] == "not shown better"
     assert f"not shown better than {runs[0]}" in invoke("compare", *runs).stdout
+
+
+def test_diff_fits_a_terminal_and_leaves_ids_whole(runs: tuple[str, str]) -> None:
+    told = CliRunner().invoke(app, ["runs", "diff", *runs], env={"COLUMNS": "80"}).stdout
+    lines = told.splitlines()
+
+    assert lines[:2] == [f"first   {runs[0]}", f"second  {runs[1]}"]
+    assert ["seed", "0", "1"] in [line.split() for line in lines]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.fixture
+def dead(runs: tuple[str, str], home: Path) -> Iterator[str]:
+    """A run whose process is gone."""
+    run = "20260101-120000-routing-dead"
+    (home / "runs" / run).mkdir()
+    shutil.copy(home / "runs" / runs[0] / "plan.json", home / "runs" / run)
+    with closing(History(home / "history.sqlite")) as history:
+        history.add(RunRow(run, "routing", "labeled_few_shot", "embedded", 0, 1000.0))
+        yield run
+        history.remove(run)
+
+
+def test_a_run_that_died_says_how_to_go_on(dead: str) -> None:
+    shown, verified = invoke("show", dead), invoke("verify", dead)
+
+    assert f"dspy-tk compile --resume {dead}" in shown.stderr
+    assert isinstance(verified.exception, NotFound)
+    assert str(verified.exception) == (
+        f"run {dead} has no artifact: it died before its end; "
+        f"go on with `dspy-tk compile --resume {dead}`"
+    )
 
 
 def test_export_prints_the_file_it_made(runs: tuple[str, str], tmp_path: Path) -> None:

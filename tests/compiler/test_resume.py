@@ -202,7 +202,7 @@ def test_another_model_is_told_before_it_is_loaded(place: Place, tmp_path: Path)
 
     check_refused(
         lambda: compile_task(load_task(place.task), asked, place.settings),
-        "; model changed from 'scripted/.*' to 'mlx/tiny#.*' since it began",
+        "model changed from 'mlx/scripted#scripted' to 'mlx/tiny#.* since it began",
     )
 
 

@@ -18,7 +18,14 @@ from dspy_toolkit.errors import EngineError, IntegrityError, InvalidInput, NotFo
 from dspy_toolkit.programs.artifact import Artifact, ask, load_artifact, save_artifact
 from dspy_toolkit.programs.formats import FORMATS, prompt_format
 from dspy_toolkit.programs.lm import LocalLM
-from dspy_toolkit.programs.modules import GIVEN, ModulePlan, build_module, plan_of
+from dspy_toolkit.programs.modules import (
+    GIVEN,
+    ModulePlan,
+    build_module,
+    plan_of,
+    required_inputs,
+)
+from dspy_toolkit.programs.nearest import Nearest
 from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.programs.signature import dspy_signature
 from dspy_toolkit.programs.speaking import silenced
@@ -260,6 +267,42 @@ def test_inputs_are_checked_before_the_model_is_asked(
     with pytest.raises(InvalidInput, match=message):
         ask(saved(tmp_path / "a").folder, values, lm=lm)
     assert lm.engine.requests == []
+
+
+@pytest.mark.parametrize("kind", ["predict", "chain_of_thought"])
+def test_a_program_called_without_an_input_names_it(tmp_path: Path, kind: str) -> None:
+    lm = scripted_lm(answer)
+    program = saved(tmp_path / "a", kind).program(lm)
+
+    for call in (lambda: program(), lambda: program.deepcopy()(txt="one cup")):
+        with pytest.raises(InvalidInput, match="input 'text' is missing"):
+            call()
+    with pytest.raises(InvalidInput, match="input 'text' is missing"):
+        asyncio.run(program.acall())
+    assert lm.engine.requests == []
+
+
+def test_inputs_with_a_default_and_those_that_may_be_none_can_be_left_out() -> None:
+    class Asked(dspy.Signature):
+        """Answer."""
+
+        text: str = dspy.InputField()
+        tone: str = dspy.InputField(default="kind")
+        hint: str | None = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    class Own(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict(Asked)
+
+        def forward(self, text: str = "") -> dspy.Prediction:
+            return self.ask(text=text)
+
+    for made in (dspy.Predict(Asked), dspy.ChainOfThought(Asked), Nearest(dspy.Predict(Asked), 1)):
+        assert required_inputs(made) == ("text",)
+    # Its own code says what it needs.
+    assert required_inputs(Own()) == ()
 
 
 def test_an_answer_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_media_outside_the_task_are_refused(tmp_path: Path, path: str) -> None:
     ("old", "new", "message"),
     [
         ("[metric]", "[metric", "is not valid TOML: .*line 5"),
+        ("k = 4", "k = [4,", "is not valid TOML: what begins on line 15 does not end"),
         ('name = "routing"', 'nam = "routing"', "unknown key 'nam'; did you mean 'name'"),
         ('name = "routing"', 'name = "Routing 1"', "must be small letters"),
         ('name = "routing"', "name = 3", "name must be a text, got 3"),

@@ -91,29 +91,77 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert sorted(n for n, _ in read_log(tmp_path / "a.log").records) == list(range(200))
 
 
+@given(st.integers(1, 8), st.lists(st.text(max_size=200), min_size=1, max_size=12))
+def test_each_thread_finds_its_records_in_the_file_at_once_and_in_its_order(
+    tmp_path_factory: pytest.TempPathFactory, threads: int, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "a.log"
+
+    def work(thread: int) -> bool:
+        for n, text in enumerate(texts):
+            log.append([thread, n, text])
+            if read_log(path).records.count([thread, n, text]) != 1:
+                return False
+        return True
+
+    with closing(AppendLog(path)) as log, ThreadPoolExecutor(threads) as pool:
+        assert all(pool.map(work, range(threads)))
+    found = read_log(path)
+
+    assert (found.damaged, found.torn) == (0, False)
+    for thread in range(threads):
+        own = [each for each in found.records if each[0] == thread]
+        assert own == [[thread, n, text] for n, text in enumerate(texts)]
+
+
+def test_a_group_that_cannot_be_written_fails_for_every_thread_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    log = AppendLog(path)
+    log.close()
+
+    def failed(n: int) -> bool:
+        with pytest.raises(StorageError, match="is closed"):
+            log.append(n)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(failed, range(64)))
+    assert read_log(path) == Recovered()
+
+
 KILLED = """
-import sys
+import os, sys, threading
 from pathlib import Path
 from dspy_toolkit.store.append_log import AppendLog
 
 log = AppendLog(Path(sys.argv[1]))
-for n in range(50):
-    log.append(n)
-print("here", flush=True)
-sys.stdin.read()
+
+def work(thread):
+    for n in range(10_000):
+        log.append([thread, n])
+        os.write(1, f"{thread} {n}\\n".encode())
+
+for thread in range(8):
+    threading.Thread(target=work, args=(thread,)).start()
 """
 
 
-def test_a_kill_loses_nothing_that_was_appended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [1, 500])
+def test_a_kill_loses_nothing_that_was_appended(tmp_path: Path, after: int) -> None:
     path = tmp_path / "a.log"
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"here\n"
+        told = [process.stdout.readline() for _ in range(after)]
         process.send_signal(signal.SIGKILL)
+        told += process.stdout.read().splitlines(keepends=True)
+    appended = {tuple(map(int, line.split())) for line in told if line.endswith(b"\n")}
+    found = read_log(path)
+    kept = [tuple(record) for record in found.records]
 
-    assert read_log(path) == Recovered(tuple(range(50)))
+    assert len(appended) >= after
+    assert appended <= set(kept)
+    assert len(kept) == len(set(kept))
+    assert found.damaged == 0
 
 
 def test_it_is_flushed_to_disk_now_and_then(
