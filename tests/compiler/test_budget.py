@@ -54,9 +54,7 @@ def test_a_run_with_a_spent_budget_goes_on_with_a_larger_one(
     before = place.answers
     with pytest.raises(InvalidInput, match="spent its budget; give it a larger one"):
         place.compiled(course=Course(resume=run, budget=Budget(calls=40)))
-    with pytest.raises(
-        InvalidInput, match=rf"spent {before} calls of the 36 .* larger --max-calls"
-    ):
+    with pytest.raises(InvalidInput, match=rf"spent {before} calls of the 36 .*--max-calls"):
         place.compiled(course=Course(resume=run, budget=Budget(calls=36)))
     assert place.answers == before
     result = place.compiled(course=Course(resume=run, budget=Budget(calls=500)))
