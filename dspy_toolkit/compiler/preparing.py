@@ -46,31 +46,8 @@ def task_job(
     Raises:
         NotFound, InvalidInput, EngineError: with what to do.
     """
-    row, settled_options = optimizer_for(task, asked)
-    check_options(asked, settings)
+    settled = _settled(task, asked, settings)
     teacher, prompt_model = asked.teacher or task.teacher, asked.prompt_model or task.prompt_model
-    rival = None
-    if asked.against is not None:
-        rival = load_rival(asked.against, task.plan, list(task.data.inputs))
-    settled = Settled(
-        name=asked.name or task.name,
-        plan=task.plan,
-        program=task.program(),
-        metric=task.metric,
-        data=task.data,
-        format=asked.format or task.format,
-        optimizer=row,
-        options=settled_options,
-        seed=asked.seed,
-        threads=asked.threads or settings.threads,
-        against=rival,
-        alpha=asked.alpha,
-        keep_anyway=asked.keep_anyway,
-        adapters=asked.adapters,
-        course=asked.course.under(task.budget),
-        asked=asked_options(asked),
-        task=str(task.folder),
-    )
     if helpers:
         model = countable(asked.lm) or reference_for(task, settings, asked.model)
         models = Models(
@@ -96,6 +73,33 @@ def task_job(
             teacher=teaching,
             prompt_model=proposing,
         )
+
+
+def _settled(task: Task, asked: CompileOptions, settings: Settings) -> Settled:
+    row, options = optimizer_for(task, asked)
+    check_options(asked, settings)
+    rival = None
+    if asked.against is not None:
+        rival = load_rival(asked.against, task.plan, list(task.data.inputs))
+    return Settled(
+        name=asked.name or task.name,
+        plan=task.plan,
+        program=task.program(),
+        metric=task.metric,
+        data=task.data,
+        format=asked.format or task.format,
+        optimizer=row,
+        options=options,
+        seed=asked.seed,
+        threads=asked.threads or settings.threads,
+        against=rival,
+        alpha=asked.alpha,
+        keep_anyway=asked.keep_anyway,
+        adapters=asked.adapters,
+        course=asked.course.under(task.budget),
+        asked=asked_options(asked),
+        task=str(task.folder),
+    )
 
 
 def optimizer_for(task: Task, asked: CompileOptions) -> tuple[Optimizer, dict[str, Any]]:
