@@ -55,7 +55,7 @@ class _Follower(ABC):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._label = ""
+        self._phase = self._label = ""
         self._total: int | None = None
         self._done = 0
         self._made = 0
@@ -83,10 +83,12 @@ class _Follower(ABC):
                     self._trial = self._standing(event)
                 case PhaseStarted(_, phase, total):
                     self.end_phase()
+                    self._phase = phase
                     self._label, self._total, self._done = _LABELS.get(phase, phase), total, 0
                     self._phase_at, self._trial = time.monotonic(), ""
                     self.start_phase()
-                case PhaseAdvanced(_, phase, done, score):
+                # An example that a spent budget overtook may be told of when the next phase is on.
+                case PhaseAdvanced(_, phase, done, score) if phase == self._phase:
                     # Threads finish in no particular order; what is shown only grows.
                     self._done = max(self._done, done)
                     so_far = "" if score is None else f"{100 * score:.1f} %"

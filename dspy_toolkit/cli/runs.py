@@ -86,6 +86,10 @@ def show(
         out_json({**facts, "failures": [vars(each) for each in _all(failures)]})
         return
     table(run, ("", "run"), _story(found))
+    # As lines of their own, which no terminal breaks where they are to be copied.
+    out(f"folder  {shown(found.folder) if found.folder.is_dir() else 'removed'}")
+    if found.plot.is_file():
+        out(f"plot    {shown(found.plot)}")
     for phase, failed in failures.items():
         if failed:
             out(f"{phase}: {len(failed)} answers could not be used")
@@ -320,9 +324,6 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
         yield "model calls", calls(facts["calls"])
     if facts["seconds"] is not None:
         yield "seconds", f"{facts['seconds']:.1f}"
-    yield "folder", shown(run.folder) if run.folder.is_dir() else "removed"
-    if run.plot.is_file():
-        yield "plot", shown(run.plot)
 
 
 def _candidates(scores: Sequence[float]) -> str:

@@ -24,6 +24,7 @@ def test_a_log_shows_trial_best_interval_calls_speed_and_time_left(
         emit(CandidateScored("run-1", 2, 0.25, (1.0, 0.0, 0.0, 0.0), 8, 0))
         emit(PhaseAdvanced("run-1", "optimize", 5, 0.5))
         emit(PhaseStarted("run-1", "test", 10))
+        emit(PhaseAdvanced("run-1", "optimize", 6, 0.5))
         emit(PhaseAdvanced("run-1", "test", 5, 0.75))
     opened, _, optimizing, _, testing = capsys.readouterr().err.splitlines()
 

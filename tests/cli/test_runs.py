@@ -136,6 +136,12 @@ def test_diff_fits_a_terminal_and_leaves_ids_whole(runs: tuple[str, str]) -> Non
     assert max(map(len, lines)) <= 80
 
 
+def test_show_leaves_paths_whole(runs: tuple[str, str], home: Path) -> None:
+    told = CliRunner().invoke(app, ["runs", "show", runs[0]], env={"COLUMNS": "40"}).stdout
+
+    assert f"folder  {home / 'runs' / runs[0]}" in told.splitlines()
+
+
 @pytest.fixture
 def dead(runs: tuple[str, str], home: Path) -> Iterator[str]:
     """A run whose process is gone."""
