@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -61,7 +60,7 @@ class RunLogs:
             return
         at = self._clock()
         # Events hold plain values, so that no deep copy is needed.
-        values = {name: getattr(event, name) for name in _names(type(event))}
+        values = {each.name: getattr(event, each.name) for each in fields(event)}
         line = _encoded({"at": round(at, 3), "event": type(event).__name__, **values})
         text = _told(event)
         with self._lock:
@@ -107,11 +106,6 @@ class RunLogs:
             self._machines.flush()
         except OSError as error:
             self._failure = self._failure or error
-
-
-@cache
-def _names(kind: type[Event]) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
 
 
 def _stamp(at: float) -> str:
