@@ -4,13 +4,11 @@ Each line is a CRC-32 and a JSON value. A line reaches the operating system befo
 returns, so that the death of the process loses nothing; every five seconds the file is flushed to
 the disk itself, so that a loss of power costs no more than that. Every line stands for itself: a
 damaged one is left out, and those after it are read.
-
-Threads that append while another one writes form a group, and the first of them to get its turn
-writes for all of it: one write, however many wait.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -18,7 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +55,6 @@ class AppendLog:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._group = _Group()
-        self._gathering = threading.Lock()
         self._writing = threading.Lock()
         self._syncing = threading.Lock()
         self.recovered = read_log(path)
@@ -71,16 +67,14 @@ class AppendLog:
     def append(self, record: Any) -> None:
         """Add a JSON value."""
         line = _line(record)
-        with self._gathering:
-            group = self._group
-            group.lines.append(line)
-        with self._writing:
-            if not group.ended:
-                with self._gathering:
-                    self._group = _Group()
-                self._write(group)
-        if group.failed is not None:
-            raise StorageError(group.failed)
+        with self._writing, storage_errors(self._path):
+            if self._file.closed:
+                raise StorageError(f"{self._path} is closed; what ended meanwhile is not kept")
+            written = _write(self._file.fileno(), line)
+            if written < len(line):
+                # What is left of the line would spoil the next one.
+                os.ftruncate(self._file.fileno(), self._file.tell() - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._sync_now_and_then()
 
     def close(self) -> None:
@@ -89,22 +83,6 @@ class AppendLog:
             if not self._file.closed:
                 os.fsync(self._file.fileno())
                 self._file.close()
-
-    def _write(self, group: _Group) -> None:
-        group.ended = True
-        if self._file.closed:
-            group.failed = f"{self._path} is closed; what ended meanwhile is not kept"
-            return
-        lines = b"".join(group.lines)
-        try:
-            with storage_errors(self._path):
-                written = self._file.write(lines)
-                if written < len(lines):
-                    # What is left of a line would spoil the next one.
-                    os.ftruncate(self._file.fileno(), self._file.tell() - written)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except StorageError as error:
-            group.failed = str(error)
 
     def _sync_now_and_then(self) -> None:
         """Flush to disk where it is time; others go on writing meanwhile."""
@@ -119,15 +97,6 @@ class AppendLog:
             self._syncing.release()
 
 
-@dataclass
-class _Group:
-    """Lines that are written together."""
-
-    lines: list[bytes] = field(default_factory=list)
-    ended: bool = False
-    failed: str | None = None
-
-
 def read_log(path: Path) -> Recovered:
     """Read a log, whatever state it is in; empty where there is none."""
     if not path.is_file():
@@ -137,6 +106,24 @@ def read_log(path: Path) -> Recovered:
     values = list(_values(lines))
     records = tuple(value for value in values if value is not _DAMAGED)
     return Recovered(records, len(values) - len(records), bool(rest))
+
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
+_libc.write.restype = ctypes.c_ssize_t
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    """`os.write` that keeps the interpreter.
+
+    The operating system takes a line in microseconds; a thread that gives the interpreter away
+    meanwhile gets it back from many busy ones after milliseconds, and all that append wait for it.
+    """
+    written: int = _libc.write(descriptor, data, len(data))
+    if written < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return written
 
 
 _DAMAGED = object()

@@ -114,7 +114,7 @@ def test_each_thread_finds_its_records_in_the_file_at_once_and_in_its_order(
         assert own == [[thread, n, text] for n, text in enumerate(texts)]
 
 
-def test_a_group_that_cannot_be_written_fails_for_every_thread_in_it(tmp_path: Path) -> None:
+def test_nothing_is_appended_to_a_closed_log(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     log = AppendLog(path)
     log.close()
