@@ -20,6 +20,8 @@ from rich.text import Text
 # Of a label and its value: four stand side by side on a terminal of 80 columns.
 _FACT_CELLS = 17
 
+_WIDEST = 1000
+
 
 def talk_console() -> Console:
     """The console for progress and remarks, on stderr as it is now."""
@@ -42,9 +44,15 @@ def out_json(value: Any) -> None:
     out(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under columns to stdout."""
-    Console(highlight=False, emoji=False).print(grid(title, columns, rows))
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], whole: bool = False
+) -> None:
+    """Print rows under columns to stdout; with `whole`, each in one line, whatever the terminal."""
+    console, made = Console(highlight=False, emoji=False), grid(title, columns, rows)
+    if whole:
+        needed = console.measure(made, options=console.options.update(max_width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+    console.print(made)
 
 
 def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

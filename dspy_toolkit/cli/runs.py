@@ -52,7 +52,7 @@ def list_command(
         which = f" of task {task!r}" if task else ""
         say(f"no run{which}; `dspy-tk compile TASK` makes one")
         return
-    table("", ("run", "came to", "before", "after", "calls"), map(_row, facts))
+    table("", ("run", "came to", "before", "after", "calls"), map(_row, facts), whole=True)
     if len(facts) == limit:
         say(f"the newest {limit}; more with --limit")
 

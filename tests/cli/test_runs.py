@@ -77,6 +77,17 @@ def test_a_row_of_the_list_is_one_line_of_a_terminal(runs: tuple[str, str]) -> N
     assert len([line for line in told.splitlines() if line.strip()]) == 2 + len(rows)
 
 
+def test_a_long_name_in_the_list_breaks_no_word(runs: tuple[str, str], home: Path) -> None:
+    run = f"20260101-120000-{'a_long_name_' * 5}-0a1b"
+    with closing(History(home / "history.sqlite")) as history:
+        history.add(RunRow(run, "long", "labeled_few_shot", "embedded", 0, 1000.0))
+        history.interrupt(run)
+        told = CliRunner().invoke(app, ["runs", "list"], env={"COLUMNS": "80"}).stdout
+        history.remove(run)
+
+    assert [run, "interrupted"] in [line.split() for line in told.splitlines()]
+
+
 def test_list_says_when_there_is_none() -> None:
     told = invoke("list", "--task", "nothing")
 
