@@ -223,9 +223,7 @@ def measure(calls: int, rounds: int) -> list[dict[str, float | str]]:
     )
     rows += [
         row("stream, threads, no time limit, a token", first, second, TOKENS),
-        row(
-            "stream, threads, token timeouts, a model of the toolkit, a token", first, third, TOKENS
-        ),
+        row("stream, threads, token timeouts, the toolkit's, a token", first, third, TOKENS),
         row("stream, threads, token timeouts, any engine, a token", first, fourth, TOKENS),
     ]
     return rows + asyncio.run(measure_async(calls, rounds, plain, limited, watched))

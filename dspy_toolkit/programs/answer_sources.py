@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args, get_origin
 
 import dspy
 from dspy.adapters.utils import serialize_for_json
@@ -185,7 +185,7 @@ def check_source(name: str, source: Source, signature: Signature) -> Source:
         found = _fields(own)
     else:
         facts = source.facts
-        outputs = {spec.field: wanted[1].get(spec.field) for spec in facts.specs}
+        outputs = {spec.field: _of_head(spec, wanted[1].get(spec.field)) for spec in facts.specs}
         found = {each: wanted[0].get(each) for each in facts.inputs}, outputs
     if found != wanted:
         raise InvalidInput(
@@ -227,12 +227,27 @@ def _fields(signature: Signature) -> _Fields:
     return inputs, outputs
 
 
+def _of_head(spec: Any, annotation: Any) -> Any:
+    """The type of what a head answers, where the output has this type."""
+    labels = tuple(each for each in spec.options if each is not None)
+    known = _labels(annotation)
+    return Literal[labels] if labels and known and set(labels) != known else annotation
+
+
+def _labels(annotation: Any) -> set[Any]:
+    args = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return set(args) - {None}
+    return set().union(*map(_labels, args))
+
+
 def _told(fields: _Fields) -> str:
     return " -> ".join(", ".join(_named(*each) for each in side.items()) for side in fields)
 
 
 def _named(name: str, annotation: Any) -> str:
-    shown = getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
+    plain = None if get_args(annotation) else getattr(annotation, "__name__", None)
+    shown = plain or str(annotation).replace("typing.", "")
     return f"{name}: {'another type' if annotation is None else shown}"
 
 

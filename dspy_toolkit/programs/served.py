@@ -116,8 +116,13 @@ class LoadedProgram:
 
     @property
     def engines(self) -> dict[str, Engine]:
-        """What it asks, by the name that events use."""
-        return {self.lm.model: self.lm.engine}
+        """What it asks, by the name that events use, unless a policy stands in between.
+
+        Tokens of the model alone do not show that calls come through that.
+        """
+        guarded = hasattr(self.lm.engine, "policy")
+        name = f"{self.name} {self.version} over {self.lm.model}" if guarded else self.lm.model
+        return {name: self.lm.engine}
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Catalog:
 
     @property
     def engines(self) -> dict[str, Engine]:
-        """Every engine behind what is served, by the name that events use."""
+        """Every engine behind what is served, by the name that health tells of it."""
         found = {each.version: each.source for each in self.models.values()}
         for program in self.shelf.programs:
             found.update(program.engines)

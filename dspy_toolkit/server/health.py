@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from dspy_toolkit.events import Event
+from dspy_toolkit.events import EngineSampled, Event
 from dspy_toolkit.monitoring import Health
 from dspy_toolkit.server.catalog import Catalog
 
@@ -46,7 +46,13 @@ class CatalogHealth:
 
     def samples(self) -> Iterator[Event]:
         """How every engine stands now, for metrics."""
+        told: set[str] = set()
         for engine in self._catalog.engines.values():
             samples = getattr(engine, "samples", None)
-            if samples is not None:
-                yield from samples()
+            for event in samples() if samples is not None else ():
+                # Programs over one model have its engine in common.
+                if isinstance(event, EngineSampled):
+                    if event.model in told:
+                        continue
+                    told.add(event.model)
+                yield event

@@ -89,7 +89,7 @@ class HeadModel:
         """
         values = read_manifest(folder, "head model")
         if values.get("kind") != _KIND:
-            raise IntegrityError(f"{folder} holds no head model but {values.get('kind')!r}")
+            raise IntegrityError(f"{folder} holds no head model; name the folder of one")
         facts = _facts(values)
         device = choose_device(settings.device, settings.dtype)
         start = _backbone(folder, facts, device, settings)

@@ -12,10 +12,12 @@ from dspy_toolkit.deployment.bundle import check_bundle
 from dspy_toolkit.deployment.promotion import NotPromoted
 from dspy_toolkit.engine.source import EMBEDDED_FOLDER
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, ToolkitError
+from dspy_toolkit.events import EngineSampled
 from dspy_toolkit.programs.artifact import save_artifact
 from dspy_toolkit.programs.modules import ModulePlan
 from dspy_toolkit.programs.opening import local_lm
 from dspy_toolkit.resilience.storage import kept_states
+from dspy_toolkit.server import Catalog, CatalogHealth
 from tests.deployment.making import INPUTS, PROGRAM, with_scores, write_artifact, write_marked
 
 POLICY = """
@@ -136,6 +138,30 @@ def test_a_policy_goes_along_and_its_fallback_answers(
     assert answer.answered_by == ("default",)
     assert answer.outputs == {"team": "atlas", "urgent": False}
     assert program.primary == "local"
+
+
+def test_a_program_that_only_its_fallback_answers_is_not_well_though_its_model_is(
+    deployments: Deployments, settings: Settings, artifact: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.toml").write_text(POLICY)
+    options = PushOptions(policy=tmp_path / "policy.toml")
+    guarded, _ = deployments.named("t").push(artifact, settings, options)
+    catalog = Catalog()
+    programs = [each.open(settings) for each in (guarded, bundle)]
+    for program in programs:
+        catalog.shelf.put(program)
+    model = programs[0].lm.model
+    health = CatalogHealth(catalog)
+    status, told = health.check("deep")
+    sampled = [each.model for each in health.samples() if isinstance(each, EngineSampled)]
+    catalog.close()
+
+    assert status == 503
+    assert {each["subject"]: each["ok"] for each in told["findings"]} == {
+        model: True,
+        f"t {guarded.version} over {model}": False,
+    }
+    assert sampled == [model]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dspy
 import pytest
@@ -32,6 +33,7 @@ from dspy_toolkit.resilience import (
 )
 
 Team = Literal["atlas", "boreas", "unknown"]
+TEAMS = get_args(Team)
 
 
 class Triage(dspy.Signature):  # type: ignore[misc]  # DSPy ships no types
@@ -126,7 +128,9 @@ class Heads:
     """Answers as a head model does."""
 
     def __init__(self, outputs: Mapping[str, Any], inputs: tuple[str, ...] = ("ticket",)) -> None:
-        specs = tuple(SimpleNamespace(field=name) for name in outputs)
+        specs = tuple(
+            SimpleNamespace(field=name, options=TEAMS if name == "team" else ()) for name in outputs
+        )
         self.facts = SimpleNamespace(signature="triage@1.0.0", inputs=inputs, specs=specs)
         self._outputs = dict(outputs)
 
@@ -264,6 +268,10 @@ def test_programs_with_fallbacks_may_be_nested_and_used_as_any_program(clock: Ma
     [
         ("ticket -> team", "another signature"),
         ("ticket, note -> team, urgent: bool", "another signature"),
+        (
+            "ticket -> team: Literal['atlas', 'zephyr'], urgent: bool",
+            re.escape("team: Literal['atlas', 'zephyr'], urgent: bool, and ticket: str"),
+        ),
     ],
 )
 def test_a_fallback_of_another_signature_is_refused(
@@ -298,6 +306,14 @@ def test_a_stand_in_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
         FallbackProgram({"large": model(clock, "atlas").program, "other": source})
+
+
+def test_heads_that_were_trained_for_other_labels_are_refused(clock: ManualClock) -> None:
+    heads = Heads({"team": "atlas", "urgent": True})
+    heads.facts.specs[0].options = ("atlas", "zephyr")
+
+    with pytest.raises(InvalidInput, match=r"team: Literal\['atlas', 'zephyr'\]"):
+        FallbackProgram({"large": model(clock, "atlas").program, "other": heads})
 
 
 def test_the_same_program_twice_and_none_at_all_are_refused(clock: ManualClock) -> None:
