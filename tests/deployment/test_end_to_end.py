@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from dspy_toolkit.cli.main import app
-from tests.programs.tasks import TASK, write_task
+from tests.programs.tasks import TASK, rows, write_lines, write_task
 
 CODE = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
 PATIENCE_S = 60.0
@@ -63,6 +63,7 @@ def test_a_program_goes_from_compile_to_a_clients_call_and_back(
     for k in (2, 4):
         task = TASK.replace("k = 4", f"k = {k}").replace("[metric]", 'format = "guided"\n[metric]')
         folder = write_task(tmp_path / f"task{k}", task)
+        write_lines(folder / "data" / "test.jsonl", rows("test", 4))
         compiled = command("compile", str(folder), "--model", "embedded")
         artifact = compiled["artifact"] or str(tmp_path / "none")
         pushed = command("deploy", "push", artifact, "--name", "routing")

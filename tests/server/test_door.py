@@ -318,7 +318,7 @@ def test_loading_is_said_until_it_is_over(settings: Settings) -> None:
 
 def test_a_stop_lets_running_requests_end_and_refuses_new_ones(catalog: Catalog) -> None:
     with running(catalog, drain_s=PATIENCE_S) as server, server.http() as http:
-        with http.stream("POST", CHAT, json={**LONG, "stream": True}) as first:
+        with http.stream("POST", CHAT, json={**LONG, "max_tokens": 250, "stream": True}) as first:
             lines = first.iter_lines()
             next(lines)
             with server.http() as other:

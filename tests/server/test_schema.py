@@ -100,7 +100,7 @@ def send(strategy: Any, count: int, statuses: Counter[int]) -> None:
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 def test_no_request_gets_a_5xx_or_an_answer_outside_the_description(short: Running) -> None:
-    seen = drive(short, 18)
+    seen = drive(short, 12)
 
     assert all(400 in seen[path] for path in WRITTEN), seen
     assert any(200 in seen[path] for path in WRITTEN), seen
