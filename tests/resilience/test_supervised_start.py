@@ -69,7 +69,6 @@ def test_a_process_that_stays_up_closes_the_breaker_it_was_tried_by(
     [
         ("missing", NotFound, "nowhere"),
         ("broken", EngineError, "status 3"),
-        pytest.param("never_ready", EngineError, "raise load_s", marks=pytest.mark.slow),
         ("absent", EngineError, "absent"),
     ],
 )
@@ -77,7 +76,13 @@ def test_a_child_that_cannot_open_its_engine_says_why(
     start: Start, engine: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        start(engine, load_s=4.0)
+        start(engine, load_s=PATIENCE_S)
+
+
+@pytest.mark.slow
+def test_a_child_that_does_not_get_ready_says_what_to_change(start: Start) -> None:
+    with pytest.raises(EngineError, match="raise load_s"):
+        start("never_ready", load_s=4.0)
 
 
 def test_a_process_that_cannot_be_started_is_told_of_at_once(
