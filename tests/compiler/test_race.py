@@ -105,7 +105,7 @@ def test_a_block_holds_each_candidates_examples_side_by_side() -> None:
 
 def test_the_best_is_shown_to_lose_no_more_often_than_stated() -> None:
     rng = np.random.default_rng(0)
-    alpha, trials, lost = 0.1, 300, 0
+    alpha, trials, lost = 0.1, 150, 0
     for _ in range(trials):
         # The first is as good as the others: the hardest case.
         matrix = (rng.random((6, 60)) < 0.7).astype(float)

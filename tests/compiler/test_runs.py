@@ -36,7 +36,7 @@ def compiled(
     settings: Settings,
     answer: Any = learner,
     text: str = TASK,
-    tests: int = 40,
+    tests: int = 12,
     **options: Any,
 ) -> CompileResult:
     write_task(folder, text)
@@ -203,8 +203,8 @@ def test_a_run_without_report_is_compared_by_what_is_known_of_it(
 def test_results_on_the_same_examples_are_compared_in_pairs(
     tmp_path: Path, settings: Settings
 ) -> None:
-    good = run_of(settings, compiled(tmp_path / "a", settings))
-    bad = run_of(settings, compiled(tmp_path / "b", settings, spoilt, keep_anyway=True))
+    good = run_of(settings, compiled(tmp_path / "a", settings, tests=40))
+    bad = run_of(settings, compiled(tmp_path / "b", settings, spoilt, tests=40, keep_anyway=True))
     there, back = compare_runs(bad, good), compare_runs(good, bad)
 
     assert there.judgement is not None
