@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dspy_toolkit.cli.deploy_report import difference_rows, percent, version_rows
 from dspy_toolkit.cli.options import Json
 from dspy_toolkit.cli.output import out, out_json, say, table
 from dspy_toolkit.config import load_settings
@@ -71,6 +72,8 @@ def list_(
 
     Example: dspy-tk deploy list triage
     """
+    from dspy_toolkit.deployment.store import ALIASES
+
     deployments = _deployments()
     if name is None:
         rows = [_summary(deployments.find(each)) for each in deployments.names]
@@ -88,13 +91,14 @@ def list_(
                 for r in rows
             ],
         )
+        _say_damaged(rows)
         return
     deployment = deployments.find(name)
-    aliases = deployment.aliases().versions
+    summary = _summary(deployment)
     facts = []
     for version in deployment.versions:
-        pointing = [alias for alias, each in aliases.items() if each == version]
-        facts.append({**deployment.bundle(version).facts(), "aliases": pointing})
+        pointing = [alias for alias in ALIASES if summary[alias] == version]
+        facts.append({**_facts(deployment, version), "aliases": pointing})
     if json:
         out_json(facts)
         return
@@ -105,14 +109,15 @@ def list_(
             (
                 each["version"],
                 " ".join(each["aliases"]),
-                _percent(each["score"]),
-                each["optimizer"] or "-",
-                each["created"],
-                each["note"],
+                percent(each.get("score")),
+                each.get("optimizer") or "-",
+                each.get("created") or "-",
+                each.get("note", "damaged"),
             )
             for each in facts
         ],
     )
+    _say_damaged([summary, *facts])
 
 
 @app.command("show")
@@ -139,8 +144,8 @@ def show(
     if json:
         out_json(facts)
         return
-    for key, value in facts.items():
-        out(f"{key}: {value if isinstance(value, str) else json_module.dumps(value)}")
+    for key, value in version_rows(facts):
+        out(f"{key}: {value}")
 
 
 @app.command("promote")
@@ -196,7 +201,10 @@ def diff(
         shown = {key: list(pair) for key, pair in found.items()}
         out_json({"first": one.version, "second": other.version, "differences": shown})
         return
-    rows = [(key, _short(before), _short(after)) for key, (before, after) in found.items()]
+    rows = difference_rows(found)
+    if not rows:
+        say(f"{one.version} and {other.version} do not differ")
+        return
     table("", ("what", one.version, other.version), rows)
 
 
@@ -284,7 +292,8 @@ def unit(
 ) -> None:
     """Write the file that has this system run a server: systemd, or launchd on a Mac.
 
-    What is named has to be there. Folders are written with their whole path.
+    What is named has to be there, and a key where other machines can call. Folders are written
+    with their whole path.
 
     Example: dspy-tk deploy unit triage --port 8000 --to ~/.config/systemd/user/dspy-tk.service
     """
@@ -295,9 +304,14 @@ def unit(
     )
     from dspy_toolkit.deployment import Unit, write_unit
     from dspy_toolkit.programs.shelf import Shelf
+    from dspy_toolkit.server.keys import FILE, Keys
+    from dspy_toolkit.server.running import keys_for
     from dspy_toolkit.store.files import refuse_existing, write_text
 
     settings = load_settings()
+    keys_for(host, Keys(settings.home / FILE), open_to_all=False)
+    if user is not None:
+        _check_user(user)
     if what or ensemble:
         make_plan(what or [], ensemble or [], settings, Shelf())
     served = [with_whole_paths(each) for each in what or []]
@@ -314,6 +328,17 @@ def unit(
     say(f"wrote {to}")
 
 
+def _check_user(name: str) -> None:
+    import pwd
+
+    from dspy_toolkit.errors import NotFound
+
+    try:
+        pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise NotFound(f"no user of this machine is called {name!r}; make one first") from None
+
+
 def _deployments() -> Deployments:
     from dspy_toolkit.deployment import Deployments
 
@@ -321,13 +346,36 @@ def _deployments() -> Deployments:
 
 
 def _summary(deployment: Deployment) -> dict[str, Any]:
-    aliases = deployment.aliases().versions
+    from dspy_toolkit.errors import IntegrityError
+
+    aliases: Mapping[str, str] = {}
+    damage = None
+    try:
+        aliases = deployment.aliases().versions
+    except IntegrityError as error:
+        damage = str(error)
     return {
         "name": deployment.name,
         "versions": list(deployment.versions),
         "production": aliases.get("production"),
         "candidate": aliases.get("candidate"),
+        "damage": damage,
     }
+
+
+def _facts(deployment: Deployment, version: str) -> dict[str, Any]:
+    from dspy_toolkit.errors import IntegrityError, NotFound
+
+    try:
+        return deployment.bundle(version).facts()
+    except (IntegrityError, NotFound) as error:
+        return {"name": deployment.name, "version": version, "damage": str(error)}
+
+
+def _say_damaged(rows: list[dict[str, Any]]) -> None:
+    for each in rows:
+        if each.get("damage"):
+            say(f"damaged: {each['damage']}")
 
 
 def _told(moved: dict[str, Any], json: bool) -> None:
@@ -346,12 +394,3 @@ def _inputs(text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidInput("--smoke must be a JSON object of inputs")
     return values
-
-
-def _percent(score: Any) -> str:
-    return f"{100 * score['score']:.1f} %" if isinstance(score, dict) else "-"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else f"{text[:197]}..."

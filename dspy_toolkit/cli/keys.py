@@ -37,6 +37,8 @@ def create(
     Example: dspy-tk keys create ticket-robot --scope programs:triage --per-minute 600 --days 90
     """
     key, record = _keys().create(name, scope or ["programs"], days=days, per_minute=per_minute)
+    for program in sorted(_not_deployed(record)):
+        say(f"note: nothing is deployed as {program!r}; the key opens what is served by that name")
     if json:
         out_json({"key": key, **_shown(record)})
         return
@@ -92,6 +94,13 @@ def _keys() -> Keys:
     from dspy_toolkit.server.keys import FILE, Keys
 
     return Keys(load_settings().home / FILE)
+
+
+def _not_deployed(record: KeyRecord) -> set[str]:
+    from dspy_toolkit.config import load_settings
+    from dspy_toolkit.deployment import Deployments
+
+    return set(record.limited_to or ()) - set(Deployments(load_settings()).names)
 
 
 def _shown(record: KeyRecord) -> dict[str, Any]:

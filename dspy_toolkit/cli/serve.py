@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,11 +72,13 @@ def serve_command(
     from dspy_toolkit.server import Catalog, Door, Keys, Listening, PredictionCache
     from dspy_toolkit.server.gateway import LOCAL_HOSTS, MIB, needs_keys
     from dspy_toolkit.server.keys import FILE
-    from dspy_toolkit.server.running import keys_for
+    from dspy_toolkit.server.running import keys_for, run_quickly
 
     settings = load_settings({"supervised": supervised}, defaults={"supervised": True})
+    keys = keys_for(host, Keys(settings.home / FILE), no_keys)
     door = Door(
-        keys=keys_for(host, Keys(settings.home / FILE), no_keys),
+        keys=keys,
+        keys_always=keys is not None and keys.any_active,
         hosts=None if needs_keys(host) else LOCAL_HOSTS,
         body_bytes=body_mib * MIB,
         requests=requests,
@@ -85,7 +86,7 @@ def serve_command(
     cache = None if no_cache else PredictionCache(cache_ttl_s, cache_mib * MIB)
     catalog = Catalog()
     plan = make_plan(what or [], ensemble or [], settings, catalog.shelf)
-    asyncio.run(_serve(plan, catalog, door, cache, Listening(host, port, drain_s)))
+    run_quickly(_serve(plan, catalog, door, cache, Listening(host, port, drain_s)))
 
 
 async def _serve(
@@ -104,7 +105,9 @@ async def _serve(
     server = Server(app, listening)
 
     def up() -> None:
-        keys = "keys needed" if door.keys is not None else "no keys needed"
+        keys = "keys needed" if door.keys_always else "no keys needed"
+        if door.keys is not None and not door.keys_always:
+            keys += " until there is one"
         say(f"serving on http://{listening.host}:{server.port} ({keys}); see /docs")
 
     def stopping(running: int) -> None:

@@ -97,7 +97,10 @@ def ensemble_with_whole_paths(given: str) -> str:
 def _parted(given: str) -> tuple[str | None, str]:
     """Name, if there is one, and what is meant."""
     name, equals, meant = given.partition("=")
-    return (name or None, meant) if equals else (None, given)
+    # A path may hold an "=" itself; what is called like one could not be asked for by its name.
+    if not equals or os.sep in name or name.startswith((".", "~")):
+        return None, given
+    return name or None, meant
 
 
 def _parted_ensemble(given: str) -> tuple[str, str, list[str]]:

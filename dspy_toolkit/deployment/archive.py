@@ -79,7 +79,10 @@ def import_bundle(
         deployment = deployments.named(name or bundle.name)
         with deployment.changing():
             if bundle.version in deployment.versions:
-                raise InvalidInput(f"{deployment.name} has version {bundle.version} already")
+                raise InvalidInput(
+                    f"{deployment.name} has version {bundle.version} already; "
+                    "import it under another --name, or promote the one that is there"
+                )
             settle(scratch / "bundle", deployment.place(bundle.version))
             told = f"imported from {file.name}"
             deployment.write_aliases(

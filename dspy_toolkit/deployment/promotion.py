@@ -69,6 +69,8 @@ def promote(
     """
     if alias not in ALIASES:
         raise InvalidInput(f"alias {alias!r} does not exist; {nearest(alias, ALIASES)}")
+    if anyway is not None and not anyway.strip():
+        raise InvalidInput("--anyway needs a reason, which is kept with the move")
     with deployment.changing():
         bundle, aliases = deployment.bundle(wanted), deployment.aliases()
         before = aliases.versions.get(alias)

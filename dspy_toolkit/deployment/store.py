@@ -6,7 +6,8 @@ import asyncio
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dspy_toolkit.deployment.bundle import (
 )
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound, nearest
 from dspy_toolkit.store.files import read_json, scratch_folder, settle, write_json
+from dspy_toolkit.store.lock import NAME as LOCK
 from dspy_toolkit.store.lock import waiting_for
 
 PRODUCTION, CANDIDATE = "production", "candidate"
@@ -179,7 +181,7 @@ class Deployment:
         Raises:
             As `fill_bundle`. StorageError: it cannot be written.
         """
-        with self.changing():
+        with self.changing(), self._kept_if_used():
             number = _number_of(self.versions[-1]) + 1 if self.versions else 1
             with scratch_folder(self.folder / "versions") as scratch:
                 place = scratch / "bundle"
@@ -194,6 +196,18 @@ class Deployment:
             bundle = read_bundle(self.place(version))
             self.write_aliases(self.aliases().moved(CANDIDATE, version, "push", "pushed"))
         return bundle, True
+
+    @contextmanager
+    def _kept_if_used(self) -> Iterator[None]:
+        """Leave no folder of a new deployment behind where nothing came of it."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.folder / "versions").rmdir()
+                if not self.alias_file.exists():
+                    (self.folder / LOCK).unlink()
+                    self.folder.rmdir()
 
     def collect(self, keep: int) -> tuple[str, ...]:
         """Remove old versions that no alias points to, nor could be rolled back to.

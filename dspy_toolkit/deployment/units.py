@@ -14,6 +14,8 @@ from dspy_toolkit.errors import InvalidInput, nearest
 KINDS = ("systemd", "launchd")
 LABEL = "dspy-toolkit.serve"
 _STOP_S = 45
+# What systemd takes, numbers among it.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Unit:
     user: str | None = None
 
     def __post_init__(self) -> None:
+        if self.user is not None and not _USER.fullmatch(self.user):
+            raise InvalidInput(f"{self.user!r} is no name of a user")
         for word in (*self.command, str(self.home), self.user or ""):
             if any(ord(character) < 32 for character in word):
                 raise InvalidInput(f"a unit cannot hold control characters, got {word!r}")
@@ -54,6 +58,8 @@ def write_unit(unit: Unit, kind: str | None = None) -> str:
     chosen = kind or kind_here()
     if chosen not in KINDS:
         raise InvalidInput(f"unit kind {chosen!r} does not exist; {nearest(chosen, KINDS)}")
+    if chosen == "launchd" and unit.user is not None:
+        raise InvalidInput("a launchd unit is for whoever loads it; leave out --user")
     return _launchd(unit) if chosen == "launchd" else _systemd(unit)
 
 

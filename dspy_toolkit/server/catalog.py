@@ -10,7 +10,7 @@ from typing import Any
 
 from dspy_toolkit.contract import AsyncEngine, Engine
 from dspy_toolkit.programs.shelf import ServedProgram, Shelf
-from dspy_toolkit.server.errors import still_loading, unknown_model
+from dspy_toolkit.server.errors import not_opened, still_loading, unknown_model
 
 Embed = Callable[[str], Coroutine[Any, Any, tuple[list[float], int]]]
 
@@ -95,7 +95,7 @@ class Catalog:
         """A model, or None where a program has this name.
 
         Raises:
-            ApiError: nothing has this name, or it is still being loaded.
+            ApiError: nothing has this name, it is still being loaded, or it could not be.
         """
         if name in self.models:
             return self.models[name]
@@ -107,7 +107,7 @@ class Catalog:
         """A program, kept for the block.
 
         Raises:
-            ApiError: none has this name, or it is still being loaded.
+            ApiError: none has this name, it is still being loaded, or it could not be.
         """
         self._check_program(name)
         with self.shelf.using(name) as program:
@@ -118,4 +118,6 @@ class Catalog:
             return
         if name in self.loading:
             raise still_loading(name)
-        raise unknown_model(name, self.names)
+        if name in self.failed:
+            raise not_opened(name)
+        raise unknown_model(name, (*self.names, *self.loading))

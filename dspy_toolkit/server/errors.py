@@ -101,6 +101,13 @@ def still_loading(name: str) -> ApiError:
     )
 
 
+def not_opened(name: str) -> ApiError:
+    """The name was to be served, and could not be loaded."""
+    return ApiError(
+        503, f"{name!r} could not be loaded; the server's output says why", code="not_loaded"
+    )
+
+
 def stopping() -> ApiError:
     """The server is going down."""
     return ApiError(

@@ -31,6 +31,8 @@ class Door:
 
     Attributes:
         keys: needed by callers; None lets everybody in.
+        keys_always: whether they are needed even before there is one. Else they are from the
+            first one on, and stay needed when it ends: no revocation opens the door.
         hosts: names the server is called by, or None for any. On this machine alone it is a
             few, so that no page in a browser reaches it under a name of its own.
         body_bytes: largest body.
@@ -39,6 +41,7 @@ class Door:
     """
 
     keys: Keys | None = None
+    keys_always: bool = True
     hosts: frozenset[str] | None = None
     body_bytes: int = 4 * MIB
     body_s: float = 30.0
@@ -59,6 +62,7 @@ class Gateway:
         self._limits = limits or RateLimits()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._aborted = False
+        self._asks_keys = door.keys_always
         self._chance = random.Random()
         self.closing = False
 
@@ -112,8 +116,11 @@ class Gateway:
                 429, "too many requests are in work; ask again", code="full", retry_after_s=1.0
             )
             raise _refused("full", error)
-        if self._door.keys is not None:
-            scope["state"][KEY] = self._checked(path, headers, self._door.keys)
+        keys = self._door.keys
+        if keys is not None:
+            self._asks_keys = self._asks_keys or keys.any_active
+            if self._asks_keys:
+                scope["state"][KEY] = self._checked(path, headers, keys)
 
     def _checked(self, path: str, headers: Headers, keys: Keys) -> KeyRecord:
         kind, _, shown = headers.get("authorization", "").partition(" ")

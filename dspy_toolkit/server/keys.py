@@ -125,13 +125,16 @@ class Keys:
         """End a key, by its name or id, for good.
 
         Raises:
-            NotFound: no active key is called so.
+            NotFound: no key is called so, or it has ended already.
         """
         with waiting_for(self._file.parent, f"the keys in {self._file.parent}"):
             records = self._read()
             active = [each for each in records.values() if each.state(self._now()) == "active"]
             found = next((each for each in active if name in (each.name, each.id)), None)
             if found is None:
+                for each in records.values():
+                    if name in (each.name, each.id):
+                        raise NotFound(f"key {name!r} is {each.state(self._now())} already")
                 known = [each.name for each in active]
                 raise NotFound(f"no active key is called {name!r}; {nearest(name, known)}")
             revoked = replace(found, revoked=self._now())

@@ -36,6 +36,14 @@ def test_a_name_that_is_nothing_is_told_at_once(dspy_tk: Command) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("path", ["./a=b", "../x=y/z", "a/b=c"])
+def test_a_path_with_an_equals_sign_is_told_whole(dspy_tk: Command, path: str) -> None:
+    done = dspy_tk("serve", path, "--port", "0")
+
+    assert done.code == 3
+    assert done.err.startswith(f"error: model '{path}' does not exist")
+
+
 def test_a_folder_without_a_model_is_told_at_once(dspy_tk: Command, tmp_path: Path) -> None:
     done = dspy_tk("serve", tmp_path, "--port", "0")
 

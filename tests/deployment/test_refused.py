@@ -16,3 +16,16 @@ def test_a_refused_first_push_leaves_no_deployment(
         deployments.named("triage").push(tmp_path / "nowhere", settings, PushOptions())
 
     assert deployments.names == ()
+    assert list(deployments.folder.iterdir()) == []
+
+
+def test_a_refused_push_leaves_what_was_there(
+    deployments: Deployments, settings: Settings, tmp_path: Path
+) -> None:
+    deployment = deployments.named("triage")
+    kept = deployment.place("1-0a0a0a0a")
+    kept.mkdir(parents=True)
+    with pytest.raises(NotFound, match="does not exist"):
+        deployment.push(tmp_path / "nowhere", settings, PushOptions())
+
+    assert deployment.versions == (kept.name,)

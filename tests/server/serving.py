@@ -24,6 +24,7 @@ from dspy_toolkit.server import (
     Service,
     create_app,
 )
+from dspy_toolkit.server.running import run_quickly
 
 PATIENCE_S = 30.0
 
@@ -86,7 +87,7 @@ def running(
 
     def body() -> None:
         try:
-            asyncio.run(run())
+            run_quickly(run())
         except BaseException as error:  # noqa: BLE001 - shown by the test that waits
             failures.append(error)
             up.set()

@@ -95,6 +95,22 @@ def test_keys_open_what_they_are_made_for(catalog: Catalog, keys: Keys) -> None:
             assert http.post("/v1/programs/routing", json=call).status_code == 401
 
 
+def test_the_first_key_is_asked_for_at_once_and_its_end_opens_nothing(
+    catalog: Catalog, keys: Keys, tmp_path: Path
+) -> None:
+    door = Door(keys=Keys(tmp_path / "keys.json"), keys_always=False)
+    others = Keys(tmp_path / "keys.json")
+    with running(catalog, door) as server, server.http() as http:
+        before = http.get("/v1/models").status_code
+        key, _ = others.create("robot")
+        made = http.get("/v1/models").status_code
+        shown = http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+        others.revoke("robot")
+        ended = http.get("/v1/models").status_code
+
+    assert (before, made, shown, ended) == (200, 401, 200, 401)
+
+
 def test_a_key_that_asks_too_often_is_told_when_to_come_back(catalog: Catalog, keys: Keys) -> None:
     key, _ = keys.create("robot", per_minute=2)
     with running(catalog, Door(keys=keys)) as server, server.http(key) as http:
@@ -305,11 +321,17 @@ def test_loading_is_said_until_it_is_over(settings: Settings) -> None:
     catalog.failed["other"] = "/secret/folder is damaged"
     with running(catalog) as server, server.http() as http:
         answer = http.post(CHAT, json=HELLO)
+        failed = http.get("/v1/models/other")
+        unknown = http.get("/v1/models/nanoo")
         ready = http.get("/health/ready")
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
     assert error(answer)["code"] == "loading"
+    assert (failed.status_code, error(failed)["code"]) == (503, "not_loaded")
+    assert "secret" not in failed.text
+    assert (unknown.status_code, error(unknown)["code"]) == (404, "model_not_found")
+    assert "nano" in unknown.text
     assert (ready.status_code, ready.json()["loading"]) == (503, ["nano"])
     found = {each["subject"]: each["reason"] for each in ready.json()["findings"]}
     assert found["nano"] == "is still being loaded"

@@ -76,6 +76,17 @@ def test_a_key_ends_when_it_expires(keys: Keys, clock: Clock) -> None:
     assert not keys.any_active
 
 
+def test_a_key_that_has_ended_is_not_taken_for_another(keys: Keys, clock: Clock) -> None:
+    keys.create("robot")
+    keys.create("robot-2", days=1)
+    keys.revoke("robot")
+    clock.now += 2 * 86400
+
+    for name, state in (("robot", "revoked"), ("robot-2", "expired")):
+        with pytest.raises(NotFound, match=f"'{name}' is {state} already"):
+            keys.revoke(name)
+
+
 def test_a_revocation_by_another_process_is_seen_at_the_next_request(
     keys: Keys, tmp_path: Path
 ) -> None:
@@ -203,7 +214,7 @@ def test_other_machines_never_come_in_without_keys(keys: Keys) -> None:
         keys_for("0.0.0.0", keys, open_to_all=False)
     with pytest.raises(InvalidInput, match="--no-keys"):
         keys_for("0.0.0.0", keys, open_to_all=True)
-    assert keys_for("127.0.0.1", keys, open_to_all=False) is None
+    assert keys_for("127.0.0.1", keys, open_to_all=True) is None
     keys.create("robot")
     assert keys_for("0.0.0.0", keys, open_to_all=False) is keys
     assert keys_for("127.0.0.1", keys, open_to_all=True) is None

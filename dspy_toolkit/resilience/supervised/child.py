@@ -36,7 +36,7 @@ from dspy_toolkit.contract import (
     response_to_dict,
     stream_event_to_dict,
 )
-from dspy_toolkit.events import EngineSampled, Event, subscribed
+from dspy_toolkit.events import EngineSampled, Event, GenerationFinished, subscribed
 from dspy_toolkit.resilience.limits import is_token
 from dspy_toolkit.resilience.supervised.opening import Opening
 from dspy_toolkit.resilience.supervised.wire import Frame, Link, error_frame, event_frame
@@ -64,6 +64,7 @@ class Child:
         self._done = 0
         self._tasks: dict[int | str, asyncio.Task[None]] = {}
         self._wanted: set[int] = set()
+        self._flushing = False
 
     async def serve(self) -> None:
         """Answer until the supervisor is gone."""
@@ -74,11 +75,20 @@ class Child:
             self._send({"beat": self._beat()})
             await asyncio.sleep(self._beat_s)
             if not all(getattr(each, "alive", True) for each in self._engines.values()):
+                self._flush()
                 _leave(ENGINE_DEAD)
 
     def _send(self, frame: Frame) -> None:
+        # Rows end and go on together: what is said in one round of the loop goes in one piece.
+        self._link.put(frame)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
         try:
-            self._link.send(frame)
+            self._link.flush()
         except OSError:
             _leave(0)
 
@@ -141,6 +151,7 @@ class Child:
         except Exception as error:  # noqa: BLE001 - raised again in the supervisor's process
             self._send({"call": call, "error": error_frame(error)})
             if out_of_memory(error):
+                self._flush()
                 _leave(OUT_OF_MEMORY)
         self._done += 1
 
@@ -182,6 +193,7 @@ class Child:
             for engine in self._engines.values():
                 await engine.async_twin.aclose()
         finally:
+            self._flush()
             _leave(0)
 
     async def _whole(self, by: int, request: Request) -> Response:
@@ -277,9 +289,12 @@ def main() -> None:
 
     def pass_on(event: Event) -> None:
         frame = event_frame(event)
-        if frame is not None:
+        if frame is None:
+            return
+        link.put(frame)
+        if not isinstance(event, GenerationFinished):  # which the answer takes along
             with contextlib.suppress(OSError):
-                link.send(frame)
+                link.flush()
 
     with subscribed(pass_on):
         engines = _open_all(first["openings"], link)

@@ -18,7 +18,7 @@ from dspy_toolkit.events import EngineDied, Event, GenerationFinished, ModelLoad
 
 Frame = dict[str, Any]
 
-_READ_BYTES = 1 << 16
+_READ_BYTES = _WRITE_BYTES = 1 << 16
 _ERRORS: dict[str, type[Exception]] = {
     name: kind
     for name, kind in vars(contract).items()
@@ -51,19 +51,25 @@ class Link:
         """Whether something waits to be sent."""
         return bool(self._waiting)
 
-    def send(self, frame: Frame | bytes) -> None:
-        """Send a frame, or as much of it as goes now.
+    def put(self, frame: Frame | bytes) -> None:
+        """Have a frame wait for the next `send` or `flush`, so that many go at once.
 
         Args:
             frame: as it is, or already as its line.
 
         Raises:
-            OSError: the other end is gone. TypeError, ValueError: the frame is no JSON.
+            TypeError, ValueError: the frame is no JSON.
         """
-        line = frame if isinstance(frame, bytes) else line_of(frame)
-        with self._lock:
-            self._waiting.append(line)
-            self._push()
+        self._waiting.append(frame if isinstance(frame, bytes) else line_of(frame))
+
+    def send(self, frame: Frame | bytes) -> None:
+        """Send a frame, or as much of it as goes now.
+
+        Raises:
+            OSError: the other end is gone. Otherwise as `put`.
+        """
+        self.put(frame)
+        self.flush()
 
     def flush(self) -> None:
         """Send more of what waits.
@@ -98,16 +104,24 @@ class Link:
         self._end.close()
 
     def _push(self) -> None:
-        while self._waiting:
-            data = self._waiting[0]
+        while data := self._next():
+            sent = 0
             try:
                 sent = self._end.send(data)
             except BlockingIOError:
                 return
+            finally:
+                if sent < len(data):
+                    self._waiting.appendleft(data[sent:])
             if sent < len(data):
-                self._waiting[0] = data[sent:]
                 return
-            self._waiting.popleft()
+
+    def _next(self) -> bytes:
+        parts, size = list[bytes](), 0
+        while self._waiting and size < _WRITE_BYTES:
+            parts.append(self._waiting.popleft())
+            size += len(parts[-1])
+        return b"".join(parts)
 
 
 def line_of(frame: Frame) -> bytes:
