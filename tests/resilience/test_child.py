@@ -5,6 +5,8 @@ import errno
 import socket
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dspy_toolkit.contract import ContextLengthError, RateLimitError, ServerError
 from dspy_toolkit.resilience.errors import Full
@@ -59,6 +61,28 @@ def test_an_error_the_contract_does_not_know_becomes_a_failure_of_the_engine() -
     assert isinstance(again, ServerError)
     assert "KeyError" in str(again)
     assert "\n" not in str(again)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 90_000), st.booleans()), min_size=1, max_size=20))
+def test_frames_arrive_whole_and_in_order_however_they_are_sent(
+    frames: list[tuple[int, bool]],
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sender, reader = Link(ours), Link(theirs)
+        for number, (size, waits) in enumerate(frames):
+            (sender.put if waits else sender.send)({"number": number, "text": "x" * size})
+        received = []
+        while len(received) < len(frames):
+            sender.flush()
+            received += reader.receive()
+
+    assert [(each["number"], len(each["text"])) for each in received] == [
+        (number, size) for number, (size, _) in enumerate(frames)
+    ]
+    assert not sender.behind
 
 
 def test_an_engine_that_is_closed_while_it_is_opened_does_not_stay_open() -> None:
