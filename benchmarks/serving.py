@@ -139,7 +139,8 @@ def ours(home: Path, *what: str) -> Iterator[int]:
         port = int(probe.getsockname()[1])
     code = "import sys; sys.argv[0] = 'dspy-tk'; from dspy_toolkit.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", *what, "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DSPY_TK_HOME": str(home)}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "DSPY_TK_HOME": str(home)}
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
     try:
