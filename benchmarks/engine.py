@@ -9,7 +9,8 @@ Opponents: (a) `dspy.LM` over HTTP to `mlx_lm.server`, (b) mlx-lm's `BatchGenera
 process, its caches seeded with the prefix. All use the same fast BLAS and float32 on a CPU. They
 take turns, so that a busy machine slows all; of each the median round counts. Opponents generate
 as many tokens as a right answer has; ours is held to the signature, which is the difference.
-Warm calls share their demonstrations with earlier ones and have inputs of their own. Of each
+Warm calls share their demonstrations with earlier ones, a burst on each side before
+the clock, and have inputs of their own. Of each
 model it is also said how near ours comes to the machine: decoding to the speed of memory, reading
 to the speed of matrix products, both measured in the same run. Prints a Markdown table; FILE keeps
 the figures of earlier runs that this one does not make anew. Numbers for the documentation are made
@@ -261,7 +262,8 @@ def measure(
 ) -> tuple[list[float], tuple[float, float]]:
     """Medians of ours, the server and the seeded generator, in calls a second; tokens."""
     room = len(sides.tokenizer.encode(work.answer()))
-    whole = calls * (1 if cold else rounds) + 2
+    warm = sides.concurrent
+    whole = calls * (1 if cold else rounds) + (2 if cold else warm)
     figures: list[tuple[float, float, float]] = []
     tokens = (0.0, 0.0)
     for number in range(rounds):
@@ -269,9 +271,10 @@ def measure(
         held = work.requests(whole, seed, held=True, max_tokens=4 * room)
         free = work.requests(whole, seed, held=False, max_tokens=room)
         if not cold:
-            sides.ours(held[:1])
-            sides.server(free[:1])
-        begin = 2 if cold else 2 + number * calls
+            # As many at once as will be: the first burst makes what later ones find, on any side.
+            sides.ours(held[:warm])
+            sides.server(free[:warm])
+        begin = 2 if cold else warm + number * calls
         chosen = slice(begin, begin + calls)
         ours, server = sides.ours(held[chosen]), sides.server(free[chosen])
         figures.append((ours[0], server[0], sides.seeded(free[chosen], cold)))
