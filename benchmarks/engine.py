@@ -1,7 +1,7 @@
 """The engine beside what users would take instead, in one run, on the same weights and prompts.
 
     python -m benchmarks.engine [--models embedded,50m] [--workloads w1,w2,w3,w4,w5]
-        [--concurrent 16,32] [--calls 64] [--rounds 3] [--json FILE]
+        [--concurrent 16,32] [--calls 64] [--warm 2] [--rounds 3] [--json FILE]
 
 A model is "embedded", random weights of a size, or `NAME=FOLDER`: weights of one's own.
 
@@ -9,12 +9,11 @@ Opponents: (a) `dspy.LM` over HTTP to `mlx_lm.server`, (b) mlx-lm's `BatchGenera
 process, its caches seeded with the prefix. All use the same fast BLAS and float32 on a CPU. They
 take turns, so that a busy machine slows all; of each the median round counts. Opponents generate
 as many tokens as a right answer has; ours is held to the signature, which is the difference.
-Warm calls share their demonstrations with earlier ones, a burst on each side before
-the clock, and have inputs of their own. Of each
-model it is also said how near ours comes to the machine: decoding to the speed of memory, reading
-to the speed of matrix products, both measured in the same run. Prints a Markdown table; FILE keeps
-the figures of earlier runs that this one does not make anew. Numbers for the documentation are made
-on a machine that does nothing else.
+Warm calls share their demonstrations with earlier ones, a burst of them on each side before the
+clock, and have inputs of their own. Of each model it is also said how near ours comes to the
+machine: decoding to the speed of memory, reading to the speed of matrix products, both measured in
+the same run. Prints a Markdown table; FILE keeps the figures of earlier runs that this one does not
+make anew. Numbers for the documentation are made on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -258,26 +257,27 @@ class Sides:
 
 
 def measure(
-    sides: Sides, work: Workload, calls: int, rounds: int, cold: bool
+    sides: Sides, work: Workload, calls: int, rounds: int, warm: int
 ) -> tuple[list[float], tuple[float, float]]:
-    """Medians of ours, the server and the seeded generator, in calls a second; tokens."""
+    """Medians of ours, the server and the seeded generator, in calls a second; tokens.
+
+    `warm` calls go before the clock on each side; without any, each round has its own prefix.
+    """
     room = len(sides.tokenizer.encode(work.answer()))
-    warm = sides.concurrent
-    whole = calls * (1 if cold else rounds) + (2 if cold else warm)
+    whole = warm + calls * (rounds if warm else 1)
     figures: list[tuple[float, float, float]] = []
     tokens = (0.0, 0.0)
     for number in range(rounds):
-        seed = 1000 * sides.concurrent + number if cold else 100
+        seed = 100 if warm else 1000 * sides.concurrent + number
         held = work.requests(whole, seed, held=True, max_tokens=4 * room)
         free = work.requests(whole, seed, held=False, max_tokens=room)
-        if not cold:
-            # As many at once as will be: the first burst makes what later ones find, on any side.
+        if warm:
             sides.ours(held[:warm])
             sides.server(free[:warm])
-        begin = 2 if cold else warm + number * calls
+        begin = warm + number * calls if warm else 0
         chosen = slice(begin, begin + calls)
         ours, server = sides.ours(held[chosen]), sides.server(free[chosen])
-        figures.append((ours[0], server[0], sides.seeded(free[chosen], cold)))
+        figures.append((ours[0], server[0], sides.seeded(free[chosen], cold=not warm)))
         tokens = (ours[1], server[1])
     return [statistics.median(each) for each in zip(*figures, strict=True)], tokens
 
@@ -354,7 +354,9 @@ def _at_once(sides: Sides, model: str, key: str, arguments: argparse.Namespace) 
     for concurrent in map(int, arguments.concurrent.split(",")):
         sides.concurrent = concurrent
         calls = 32 if cold else arguments.calls
-        (ours, server, seeded), tokens = measure(sides, work, calls, arguments.rounds, cold)
+        # The first burst makes what later ones find, on any side.
+        warm = 0 if cold else arguments.warm or concurrent
+        (ours, server, seeded), tokens = measure(sides, work, calls, arguments.rounds, warm)
         yield Result(model, key, ours, server, seeded, BARS[key], tokens, concurrent)
 
 
@@ -372,6 +374,7 @@ def main() -> None:
     parser.add_argument("--workloads", default="w1,w2,w3,w4,w5")
     parser.add_argument("--concurrent", default="16,32")
     parser.add_argument("--calls", type=int, default=64)
+    parser.add_argument("--warm", type=int, help="calls before the clock, if not a whole burst")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
