@@ -101,6 +101,7 @@ def _rows(facts: ModelFacts) -> list[tuple[str, str]]:
         ("runs on", f"{facts.device}, {facts.dtype}"),
         ("memory needed", memory),
         ("memory here", offer),
+        ("calls share", facts.sharing),
         ("model string", facts.model_string),
     ]
 

@@ -89,6 +89,7 @@ class ModelFacts:
         weight_bytes: memory of the weights as loaded.
         cache_bytes_per_token: memory of each token of each running call, or None.
         memory_bytes: what the device offers.
+        sharing: what calls of it share, for people.
         model_string: what DSPy's cache sees.
     """
 
@@ -107,6 +108,7 @@ class ModelFacts:
     weight_bytes: int
     cache_bytes_per_token: int | None
     memory_bytes: int
+    sharing: str
     model_string: str
 
     @property
@@ -155,6 +157,7 @@ def describe_model(
     preload_blas(settings.blas)
     from dspy_toolkit.engine import sizes
     from dspy_toolkit.engine.identity import identify
+    from dspy_toolkit.engine.sharing import shared_by_calls
     from dspy_toolkit.engine.weights import expands
 
     source = find_source(reference)
@@ -185,6 +188,7 @@ def describe_model(
         weight_bytes=parameters * width if width and (plain or expanded) else stored,
         cache_bytes_per_token=None if per_token is None else per_token * (width or 2),
         memory_bytes=device.memory_bytes,
+        sharing=shared_by_calls(config),
         model_string=identity.model_string,
     )
 

@@ -10,12 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from dspy_toolkit.engine.packing import Packing
 from dspy_toolkit.engine.prefix_tree import PrefixTree
 from dspy_toolkit.engine.rotary import Rotary, share_angles
 from dspy_toolkit.engine.seams import bind, on_cpu
+from dspy_toolkit.engine.sharing import uncuttable
 from dspy_toolkit.engine.slots import Slots
 from dspy_toolkit.engine.source import one_line
 from dspy_toolkit.engine.stretches import Lent, Stretch, split_stretch, stretch_bytes
@@ -81,9 +82,9 @@ class Runner:
 
     def __init__(self, model: Any, cpu: bool) -> None:
         caches = make_prompt_cache(model)
-        odd = {type(cache).__name__ for cache in caches if not _cuttable(cache)}
-        if odd:
-            raise Unshareable(f"its memory ({', '.join(sorted(odd))}) cannot be cut at any token")
+        reason = uncuttable(caches)
+        if reason is not None:
+            raise Unshareable(reason)
         windows = [cache.max_size if type(cache) is not KVCache else None for cache in caches]
         # Before anything stands around its parts.
         expected = _own_scores(model)
@@ -184,11 +185,6 @@ class Runner:
 
 class Unshareable(ValueError):
     """Rows of this model cannot share a memory of this kind; the message says why."""
-
-
-def _cuttable(cache: Any) -> bool:
-    """Whether a layer keeps plain keys and values, of all tokens or of the latest ones."""
-    return type(cache) is KVCache or (type(cache) is RotatingKVCache and cache.keep == 0)
 
 
 def _around_last_norm(model: Any) -> LastToken | None:

@@ -10,7 +10,7 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.engine import EngineOptions, describe_model, list_models, open_engine, pull_model
 from dspy_toolkit.engine.catalog import RECOMMENDED
 from dspy_toolkit.errors import EngineError, InvalidInput, NotFound
-from tests.engine.tiny import write_model
+from tests.engine.tiny import write_architecture, write_model
 
 
 @pytest.fixture
@@ -40,6 +40,17 @@ def test_a_plain_model_is_described_without_loading_it(
     # 2 layers, 2 heads of keys and of values, 16 numbers of 4 bytes each
     assert facts.cache_bytes_per_token == 2 * 2 * 2 * 16 * 4
     assert facts.fits
+    assert facts.sharing == "what prompts begin with, read once and stored once"
+
+
+@pytest.mark.parametrize(("which", "kept"), [("mamba", "ArraysCache"), ("lfm2", "ArraysCache")])
+def test_a_model_that_cannot_share_everything_says_so_before_it_is_loaded(
+    which: str, kept: str, tmp_path: Path, settings: Settings
+) -> None:
+    facts = describe_model(str(write_architecture(tmp_path / which, which)), settings=settings)
+
+    assert "checkpoints" in facts.sharing
+    assert kept in facts.sharing
 
 
 def test_a_quantized_model_counts_what_its_packed_numbers_stand_for(
