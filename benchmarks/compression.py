@@ -1,13 +1,14 @@
 """Every technique on the embedded model and the ticket example; makes the tables of the guide.
 
     python -m benchmarks.compression --home FOLDER
-    python -m benchmarks.compression --home FOLDER --only latency
+    python -m benchmarks.compression --home FOLDER --only latency speeds
     python -m benchmarks.compression --home FOLDER --only tables --write
 
 The program is compiled once on the original model. What was built and scored is kept in the home
-folder, so a run that stopped goes on where it was. Latency, speeds and peers want a machine that
-does nothing else, and can be measured alone; on a CPU packed weights run expanded, so only the cut
-models' times mean anything there.
+folder by the model's digest, so a run that stopped goes on where it was, and another model starts
+anew. Latency, speeds and peers want a machine that does nothing else, and are measured again only
+when they are asked for; on a CPU packed weights run expanded, so only the cut models' times mean
+anything there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SPEEDS = (
     "ffn -10 %, healed", "layers -10 %, healed", "width -25 %, healed", "width -50 %, healed",
     "low rank",
 )  # fmt: skip
+TIMED = ("latency", "speeds")
 TABLES = ("techniques", "speeds", "peers", "race", "pipeline")
 
 
@@ -41,7 +43,9 @@ def main() -> None:
 
     settings = Settings(home=options.home)
     preload_blas(settings.blas)
-    kept = Results(options.home)
+    from dspy_toolkit.compression.subject import look_at
+
+    kept = Results(options.home, look_at("embedded", settings).digest)
     program = compiled(settings, kept)
     parts = {
         "techniques": lambda: techniques(settings, kept, program),
@@ -52,7 +56,7 @@ def main() -> None:
         "pipeline": lambda: piped(settings, kept, program),
     }
     for name, make in parts.items():
-        if options.only in (None, name):
+        if name in options.only if options.only else name not in TIMED or not kept.get(name):
             make()
     text = {name: shown(name, kept) for name in TABLES if kept.get(name)}
     for name, table in text.items():
@@ -66,8 +70,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--home", type=Path, required=True, help="where everything is kept")
     parser.add_argument(
         "--only",
+        nargs="+",
         choices=("techniques", "latency", "speeds", "peers", "race", "pipeline", "tables"),
-        help="one part, or the tables alone of what was measured before",
+        help="some parts, or the tables alone of what was measured before",
     )
     parser.add_argument("--write", action="store_true", help="put the tables into the guide")
     return parser.parse_args()
@@ -86,6 +91,7 @@ def techniques(settings: Any, kept: Results, program: Path) -> None:
     from dspy_toolkit.compiler.trial import Trial
     from dspy_toolkit.compression.build import build, order
     from dspy_toolkit.compression.calibration_sources import from_task
+    from dspy_toolkit.compression.costs import kl_to_original
     from dspy_toolkit.compression.subject import look_at
     from dspy_toolkit.errors import ToolkitError
 
@@ -96,7 +102,7 @@ def techniques(settings: Any, kept: Results, program: Path) -> None:
     if "original" not in rows:
         subject = look_at("embedded", settings)
         rows["original"] = {
-            "folder": str(subject.folder),
+            "folder": "embedded",
             "parameters": subject.parameters,
             "bytes": subject.nbytes,
             "digest": subject.digest,
@@ -125,7 +131,8 @@ def techniques(settings: Any, kept: Results, program: Path) -> None:
             "scores": trial.score(folder, held).evaluation.scores,
         }
         if len(chain) > 1:
-            rows[name]["kl"] = None
+            original = look_at("embedded", settings)
+            rows[name]["kl"] = kl_to_original(original, folder, data.held, settings)
         kept.put("techniques", rows)
         sys.stderr.write(f"{name}: {time.perf_counter() - began:.0f} s\n")
 

@@ -109,7 +109,10 @@ def _judged(made: Path, data: Any, settings: Any) -> dict[str, Any]:
         reference = Reference(original.model, data.held, int(original.config["vocab_size"]))
         found = open_subject(look_at(str(made), settings), device)
         kl = reference.compare_kl(found.model)
+    manifest = made / "manifest.json"
+    measures = json.loads(manifest.read_text())["measures"] if manifest.is_file() else {}
     return {
+        "measuring_s": measures.get("measuring_s"),
         "kl": round(kl, 6),
         "bytes": sum(array.nbytes for array in weights.values()),
         "digest": sha256_json(start)[:16],

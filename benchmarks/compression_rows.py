@@ -31,6 +31,7 @@ ROWS: dict[str, Chain] = {
     "gptq 2 bit": (("gptq", {"bits": 2}),),
     "dwq 2 bit": (("dwq", {"bits": 2}),),
     "50 % zeros": (("prune", {**SPARSE, "target": 0.5}),),
+    "50 % zeros, healed": (("prune", {**SPARSE, "target": 0.5, **HEAL}),),
     "80 % zeros": (("prune", SPARSE),),
     "80 % zeros, healed": (("prune", {**SPARSE, **HEAL}),),
     "ffn -10 %": (("prune", {"structure": "ffn", "target": 0.1, "method": "activation"}),),
@@ -48,10 +49,15 @@ ROWS: dict[str, Chain] = {
 
 
 class Results:
-    """What was measured so far, a file a key, kept after every step."""
+    """What was measured so far, a file a key, kept after every step; of one original each.
 
-    def __init__(self, home: Path) -> None:
-        self._folder = home / "benchmark-compression"
+    Args:
+        home: of the toolkit.
+        digest: of the original model.
+    """
+
+    def __init__(self, home: Path, digest: str) -> None:
+        self._folder = home / "benchmark-compression" / digest[:12]
 
     def get(self, key: str) -> Any:
         path = self._folder / f"{key}.json"

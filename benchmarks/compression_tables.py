@@ -84,14 +84,18 @@ def show_speeds(kept: Results) -> Iterator[str]:
 def show_peers(kept: Results) -> Iterator[str]:
     found: dict[str, list[dict[str, Any]]] = kept.get("peers")
     yield from head(
-        "recipe", "side", "seconds, least", "CPU seconds", "peak memory", "size", "KL", "weights"
-    )
+        "recipe", "side", "seconds, least", "of it measuring", "CPU seconds", "peak memory", "size",
+        "KL", "weights",
+    )  # fmt: skip
     for side, runs in found.items():
         recipe, _, who = side.partition(" ")
+        quickest = min(runs, key=lambda run: run["seconds"])
+        measuring = quickest.get("measuring_s")
         yield line(
             recipe,
             who,
-            f"{min(run['seconds'] for run in runs):.1f} of {len(runs)}",
+            f"{quickest['seconds']:.2f} of {len(runs)}",
+            "" if measuring is None else f"{measuring:.1f}",
             f"{min(run['cpu_s'] for run in runs):.1f}",
             f"{min(run['peak_mb'] for run in runs)} MB",
             f"{runs[0]['bytes'] / 1e6:.2f} MB",

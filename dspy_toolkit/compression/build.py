@@ -285,6 +285,7 @@ def _measured(
     facts = _sizes(wanted, count, size)
     if reference is not None:
         facts.update(reference.compare(loaded).to_dict())
+        facts["measuring_s"] = round(reference.seconds, 3)
     return {**facts, **wanted.technique.check(work, made, loaded)}
 
 

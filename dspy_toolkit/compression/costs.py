@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 
@@ -74,7 +73,9 @@ class Costs:
                     made = build(wanted, self._settings)
                     folder, kl = str(made.folder), made.measures.get("kl")
                     if len(candidate.steps) > 1 and step is candidate.steps[-1]:
-                        kl = self._kl_to_original(Path(folder))
+                        # Its own measure is against the step before.
+                        held = self._data.held
+                        kl = kl_to_original(self._subject, folder, held, self._settings)
             except ToolkitError as error:
                 failed.append({"name": candidate.name, "reason": str(error)})
                 continue
@@ -82,17 +83,6 @@ class Costs:
             points.append(replace(self._point(candidate.name, subject), kl=kl, state="runs"))
             emit(PhaseAdvanced("compress", "build", done, None))
         return points, failed
-
-    def _kl_to_original(self, folder: Path) -> float:
-        """A chain's own measure is against the step before; this one is against the beginning."""
-        device = working_device(self._settings)
-        with mx.stream(device.kind):
-            vocabulary = int(self._subject.config.get("vocab_size") or 256)
-            reference = Reference(
-                open_subject(self._subject, device).model, self._data.held, vocabulary
-            )
-            other = open_subject(look_at(str(folder), self._settings), device)
-            return round(reference.compare_kl(other.model), 6)
 
     def timed(self, points: list[Point], journal: Journal) -> list[Point]:
         """Latency of one call alone, models taking turns; only where a goal asks for it."""
@@ -148,6 +138,18 @@ def latencies(
                 times[folder] += [replay_s(model, row) for row in rows]
             emit(PhaseAdvanced("compress", "latency", round_ + 1, None))
     return times
+
+
+def kl_to_original(
+    original: Subject, folder: str, rows: Sequence[Row], settings: Settings
+) -> float:
+    """How far a model's answers are from the original's, however many steps lie between."""
+    device = working_device(settings)
+    with mx.stream(device.kind):
+        vocabulary = int(original.config.get("vocab_size") or 256)
+        reference = Reference(open_subject(original, device).model, rows, vocabulary)
+        other = open_subject(look_at(folder, settings), device)
+        return round(reference.compare_kl(other.model), 6)
 
 
 def nearer_at_no_cost(point: Point, points: Sequence[Point]) -> Point | None:

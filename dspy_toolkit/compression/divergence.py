@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -52,18 +53,24 @@ class Reference:
         model: the original.
         rows: what is read; only tokens of answers are compared.
         vocabulary: rows of its embedding.
+
+    Attributes:
+        seconds: spent on reading so far, by the original and by what is compared.
     """
 
     def __init__(self, model: Any, rows: Sequence[Row], vocabulary: int) -> None:
+        began = time.perf_counter()
         self._able: Abilities = abilities(model, vocabulary)
         thin = _thinned(rows)
         shared = self._able.splits and can_begin(model, vocabulary)
         self._beginning, rest = split(thin) if shared else (None, thin)
         self._batches: list[Batch] = list(in_turn(rest, _ROWS_AT_ONCE, document_mask=False))
         self._goals = list(self._logits(model))
+        self.seconds = time.perf_counter() - began
 
     def compare(self, model: Any) -> Divergence:
         """Measure a model that shares the original's tokens."""
+        began = time.perf_counter()
         kl = same = loss = weight = 0.0
         told = zip(self._batches, self._goals, self._logits(model), strict=True)
         for batch, goal, logits in told:
@@ -80,6 +87,7 @@ class Reference:
                 total + float(part)
                 for total, part in zip((kl, same, loss, weight), parts, strict=True)
             )
+        self.seconds += time.perf_counter() - began
         return Divergence(max(0.0, kl / weight), same / weight, loss / weight, int(weight))
 
     def compare_kl(self, model: Any) -> float:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from dspy_toolkit.compression.activations import input_products
 from dspy_toolkit.compression.imitation import Imitation
+from dspy_toolkit.compression.layout import FAMILIES
 from dspy_toolkit.compression.packing import plain_modules
 from dspy_toolkit.compression.prune import heal
 from dspy_toolkit.compression.subject import Subject
@@ -19,7 +21,6 @@ from dspy_toolkit.engine.low_rank import KEY, LowRankEmbedding, LowRankLinear
 from dspy_toolkit.errors import IntegrityError, InvalidInput
 from dspy_toolkit.training.tables import FLAG, number, whole
 
-_EMBEDDING = "model.embed_tokens"
 _DAMPING = 1e-2
 _TOKENS = 256
 _TIMED = 15
@@ -92,6 +93,13 @@ class Factorize:
         told: dict[str, Any] = {}
         fresh = []
         for path, module in plain_modules(model).items():
+            if path == "lm_head" and work.subject.family not in FAMILIES:
+                # Some architectures take a model without `lm_head.weight` for one without a head.
+                told[path] = {"kept": "output layer"}
+                continue
+            if module.weight.ndim != 2:
+                told[path] = {"kept": "experts"}
+                continue
             thin, facts = self._thin(path, module, products, options)
             told[path] = facts
             if thin is not None:
@@ -120,7 +128,7 @@ class Factorize:
         self, path: str, module: Any, products: dict[str, mx.array], options: FactorizeOptions
     ) -> tuple[Any, dict[str, Any]]:
         weight = module.weight
-        table = path == _EMBEDDING
+        table = isinstance(module, nn.Embedding)
         if table and not options.embedding:
             return None, {"kept": "embedding"}
         gram = products.get(path)

@@ -90,11 +90,14 @@ class Cut:
     width: tuple[int, ...]
 
 
-def layout_of(subject: Subject, structure: str | None = None) -> Layout:
+def layout_of(
+    subject: Subject, structure: str | None = None, done: str = "cut into a model that loads"
+) -> Layout:
     """Read a model's sizes.
 
     Args:
         structure: what is to be cut, which the family must allow.
+        done: what is to be done with the model, for the message.
 
     Raises:
         Unsupported: the architecture is none of `FAMILIES`, or does not allow it.
@@ -103,8 +106,8 @@ def layout_of(subject: Subject, structure: str | None = None) -> Layout:
     strange = [name for name in subject.tensors if not _known(name)]
     if allowed is None or strange:
         raise Unsupported(
-            f"architecture {subject.family!r} of {subject.reference} cannot be cut into a model "
-            f"that loads; this works for {', '.join(FAMILIES)}"
+            f"architecture {subject.family!r} of {subject.reference} cannot be {done}; "
+            f"this works for {', '.join(FAMILIES)}"
             + (f" (it has {strange[0]})" if allowed and strange else "")
         )
     if structure is not None and structure not in allowed:

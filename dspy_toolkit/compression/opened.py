@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from dspy_toolkit.compression.subject import Subject
@@ -141,9 +142,12 @@ def write_beside(folder: Path, config: Mapping[str, Any], source: Path) -> None:
 
 def parameters(model: Any) -> int:
     """How many numbers a model has; packed ones count as what they stand for."""
-    from mlx_lm.utils import get_total_parameters
-
-    return int(get_total_parameters(model))
+    count = sum(int(array.size) for _, array in tree_flatten(model.parameters()))
+    for _, module in tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module):
+        if hasattr(module, "bits"):
+            beside = sum(int(module[name].size) for name in ("scales", "biases") if name in module)
+            count += int(module.weight.size) * 32 // module.bits - int(module.weight.size) - beside
+    return count
 
 
 def nbytes(model: Any) -> int:

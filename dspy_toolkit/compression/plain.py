@@ -66,7 +66,7 @@ def plain_model(reference: str, settings: Settings) -> PlainModel:
         }
     config = {key: value for key, value in subject.config.items() if key not in _PACKING}
     tensors = {name: Tensor("F32", array.shape) for name, array in weights.items()}
-    layout = layout_of(replace(subject, tensors=tensors))
+    layout = layout_of(replace(subject, tensors=tensors), done="exported")
     return PlainModel(subject, opened, config, weights, layout)
 
 

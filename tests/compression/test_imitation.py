@@ -25,7 +25,9 @@ from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import InvalidInput, UnknownKey
 from dspy_toolkit.training.backbone import Abilities
 from dspy_toolkit.training.batches import rows_batch
+from tests.compression.making import reading
 from tests.compression.test_prune import TOKENS, random_model
+from tests.engine.tiny import write_architecture
 
 HALF = mx.array([[math.log(0.5), math.log(0.5)]])
 SURE = mx.array([[math.log(0.9), math.log(0.1)]])
@@ -194,3 +196,16 @@ def test_a_low_rank_model_is_the_one_that_was_made(
 
     assert any(name.endswith(".up") for name in names)
     assert made.measures["bytes"] < made.measures["parent_bytes"]
+
+
+@pytest.mark.parametrize("name", ["mamba", "gemma3"])
+def test_models_that_are_no_llamas_become_low_rank(
+    name: str, settings: Settings, tmp_path: Path
+) -> None:
+    other = write_architecture(tmp_path / name, name)
+    text = reading(tmp_path / "text", other, settings)
+
+    options = {"rank": 4, "embedding": True, "length": 16}
+    made = build(order(str(other), "factorize", options, text, settings), settings)
+
+    assert made.measures["parameters"] < made.measures["parent_parameters"]

@@ -20,7 +20,7 @@ from dspy_toolkit.compression.smooth import smooth, smoothing_factors
 from dspy_toolkit.compression.subject import Unsupported, look_at
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, InvalidInput, StorageError
-from tests.engine.tiny import write_model
+from tests.engine.tiny import write_architecture, write_model
 
 LOW, HIGH = Packing(4, 32), Packing(8, 32)
 
@@ -133,6 +133,14 @@ def test_rounding_is_that_of_mlx_lm(
     found: Any = mx.load(str(ours.folder / "model.safetensors"))
     assert found.keys() == theirs.keys()
     assert all(mx.array_equal(found[name], theirs[name]) for name in found)
+
+
+def test_numbers_outside_layers_are_counted(settings: Settings, tmp_path: Path) -> None:
+    model = write_architecture(tmp_path / "mamba", "mamba")
+
+    made = build(order(str(model), "rtn", {"group": 32}, None, settings), settings)
+
+    assert made.measures["parameters"] == look_at(str(model), settings).parameters
 
 
 def test_gptq_names_the_bits_it_packs(
