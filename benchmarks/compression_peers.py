@@ -47,17 +47,22 @@ def peers(home: Path, kept: Results) -> None:
     data = from_task(Trial(Path(kept.get("program")), settings=settings), subject, settings)
     place = settings.home / "calibration" / data.digest[:16]
     found: dict[str, list[dict[str, Any]]] = kept.get("peers") or {}
-    for recipe, rounds in ROUNDS.items():
-        for number in range(rounds):
-            for side in ("ours", "mlx-lm"):
-                name = f"{recipe} {side}"
-                if len(found.get(name, ())) > number:
-                    continue
-                with tempfile.TemporaryDirectory() as folder:
-                    facts, made = ran(_command(recipe, side, subject.folder, place), Path(folder))
-                    facts.update(_judged(made, data, settings))
-                found.setdefault(name, []).append(facts)
-                kept.put("peers", found)
+    turns = [
+        (recipe, number)
+        for number in range(max(ROUNDS.values()))
+        for recipe, rounds in ROUNDS.items()
+        if number < rounds
+    ]
+    for recipe, number in turns:
+        for side in ("ours", "mlx-lm"):
+            name = f"{recipe} {side}"
+            if len(found.get(name, ())) > number:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                facts, made = ran(_command(recipe, side, subject.folder, place), Path(folder))
+                facts.update(_judged(made, data, settings))
+            found.setdefault(name, []).append(facts)
+            kept.put("peers", found)
 
 
 def ran(command: Sequence[str], folder: Path) -> tuple[dict[str, Any], Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.compression_peers import ROUNDS
 from benchmarks.compression_rows import Results
 
 
@@ -87,7 +88,8 @@ def show_peers(kept: Results) -> Iterator[str]:
         "recipe", "side", "seconds, least", "of it measuring", "CPU seconds", "peak memory", "size",
         "KL", "weights",
     )  # fmt: skip
-    for side, runs in found.items():
+    order = list(ROUNDS)
+    for side, runs in sorted(found.items(), key=lambda each: order.index(each[0].split()[0])):
         recipe, _, who = side.partition(" ")
         quickest = min(runs, key=lambda run: run["seconds"])
         measuring = quickest.get("measuring_s")

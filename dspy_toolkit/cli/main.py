@@ -105,6 +105,10 @@ def main() -> None:
             # Typer turns Ctrl-C into this exit without a word.
             say("interrupted")
         sys.exit(ended if isinstance(ended, int) else 0)
+    except KeyboardInterrupt:
+        # Before Typer began to run a command, or after it.
+        say("interrupted")
+        sys.exit(INTERRUPTED)
     except typer.Abort:
         say("aborted")
         sys.exit(ToolkitError.exit_code)

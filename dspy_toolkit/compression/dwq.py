@@ -32,6 +32,7 @@ class DWQ(Quantizer):
 
     name = "dwq"
     kind = DwqOptions
+    version = 2
 
     def extra_bytes(self, subject: Subject, options: Any) -> int:
         """The teacher, codes, and what a step keeps for its gradient."""
@@ -46,8 +47,14 @@ class DWQ(Quantizer):
         config = packed_config(work)
         options: DwqOptions = work.options
         on_cpu = work.opened.device.slow_quantized
+        # Scales hardly move: a rate that falls leaves them short of where they are going.
         course = Course(
-            options.steps, options.batch, options.learning_rate, options.seed, not on_cpu
+            options.steps,
+            options.batch,
+            options.learning_rate,
+            options.seed,
+            not on_cpu,
+            "constant",
         )
         vocabulary = int(work.subject.config.get("vocab_size") or 256)
         packed = learnable(student, unpack=on_cpu)
@@ -80,21 +87,23 @@ def learnable(model: Any, unpack: bool) -> dict[str, Any]:
     """Freeze a packed model but for scales and biases, which become float32.
 
     Args:
-        unpack: whether packed modules are replaced by ones with plain products, for a CPU.
+        unpack: whether packed matrices are replaced by ones with plain products, for a CPU;
+            experts stay packed.
 
     Returns:
         The packed modules by path, for `settle`.
     """
     packed = packed_modules(model)
     model.freeze()
-    if unpack:
-        fresh = [(path, _unpacked(module)) for path, module in packed.items()]
-        model.update_modules(tree_unflatten(fresh))
-    else:
-        for module in packed.values():
+    fresh = []
+    for path, module in packed.items():
+        if unpack and isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+            fresh.append((path, _unpacked(module)))
+        else:
             module.scales = module.scales.astype(mx.float32)
             module.biases = module.biases.astype(mx.float32)
             module.unfreeze(keys=["scales", "biases"], recurse=False)
+    model.update_modules(tree_unflatten(fresh))
     model.update(
         tree_unflatten(
             [

@@ -36,9 +36,10 @@ class Course:
     Attributes:
         steps: updates.
         batch: rows of an update.
-        rate: highest learning rate; it rises over a twentieth of the steps and falls to zero.
+        rate: highest learning rate; it rises over a twentieth of the steps.
         seed: of the order of rows and of everything else random.
         on_gpu: whether MLX compiles a step, instead of sharing a batch out over cores.
+        schedule: what becomes of the rate after its rise, "cosine" down to zero or "constant".
     """
 
     steps: int
@@ -46,6 +47,7 @@ class Course:
     rate: float
     seed: int
     on_gpu: bool
+    schedule: str = "cosine"
 
     @property
     def workers(self) -> int:
@@ -82,7 +84,8 @@ def follow(
     optimizer = make_optimizer(OptimizerRecipe(name="adamw", weight_decay=0.0))
     gradients = gradient_maker(student, loss, course.workers, course.on_gpu)
     stepper = _Stepper(student, optimizer, gradients, course.on_gpu, after)
-    schedule = ScheduleRecipe(name="cosine", warmup_steps=min(course.steps - 1, course.steps // 20))
+    rise = min(course.steps - 1, course.steps // 20)
+    schedule = ScheduleRecipe(name=course.schedule, warmup_steps=rise)
     checkpoints = Checkpoints(run, scratch / "checkpoints", keep_last=1, keep_best=0)
     trainer = Trainer(
         plan=Plan(

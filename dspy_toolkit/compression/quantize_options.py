@@ -97,7 +97,7 @@ class DwqOptions(Packed):
     Attributes:
         steps: updates of scales and biases.
         batch: rows of an update.
-        learning_rate: highest one; it falls to zero over the steps.
+        learning_rate: of all steps but the first few, in which it rises.
         temperature: what logits are divided by, 2 in mlx-lm.
         seed: of the order of rows.
     """

@@ -128,3 +128,16 @@ def test_a_group_without_a_command_shows_its_help(dspy_tk: Command) -> None:
 
 def test_the_version_is_printed(dspy_tk: Command) -> None:
     assert dspy_tk("--version").out.strip() == "0.1.0"
+
+
+def test_ctrl_c_before_a_command_begins_is_one_line(tmp_path: Path) -> None:
+    early = (
+        "import os, signal, typer.main\n"
+        "typer.main.get_command = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", early + CODE, "models"], capture_output=True, text=True, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
