@@ -132,6 +132,7 @@ class AWQ(Quantizer):
         """Scale, clip and pack block by block."""
         from mlx_lm.quant.awq import awq_quantize
 
+        _require_all_fit(work, self.name)
         packing = work.options.packing
         with silent():
             awq_quantize(
@@ -176,6 +177,7 @@ class GPTQ(Quantizer):
         """Gather Hessians, then round column by column."""
         from mlx_lm.quant.gptq import gptq_quantize
 
+        _require_all_fit(work, self.name)
         packing = work.options.packing
         try:
             with silent():
@@ -194,6 +196,17 @@ class GPTQ(Quantizer):
                 "calibration data, or choose method awq"
             ) from None
         return Made(model, packed_config(work))
+
+
+def _require_all_fit(work: Work, method: str) -> None:
+    """mlx-lm's awq and gptq leave no matrix as it is."""
+    packing: Packing = work.options.packing
+    for path, module in plain_modules(work.opened.model).items():
+        if not packing.fits(tuple(module.weight.shape)):
+            raise Unsupported(
+                f"{method} packs every matrix, and rows of {path} have {module.weight.shape[-1]} "
+                f"numbers, which groups of {packing.group} do not divide; use method rtn or dwq"
+            )
 
 
 def scale_pairs(subject: Subject, method: str) -> Any:

@@ -20,6 +20,7 @@ from dspy_toolkit.compression.smooth import smooth, smoothing_factors
 from dspy_toolkit.compression.subject import Unsupported, look_at
 from dspy_toolkit.config import Settings
 from dspy_toolkit.errors import EngineError, InvalidInput, StorageError
+from tests.compression.making import reading
 from tests.engine.tiny import write_architecture, write_model
 
 LOW, HIGH = Packing(4, 32), Packing(8, 32)
@@ -148,6 +149,14 @@ def test_gptq_names_the_bits_it_packs(
 ) -> None:
     with pytest.raises(Unsupported, match="2, 4 or 8 bits, not 3"):
         order(str(model), "gptq", {"bits": 3}, data, settings)
+
+
+def test_gptq_names_the_matrix_it_cannot_pack(settings: Settings, tmp_path: Path) -> None:
+    model = write_architecture(tmp_path / "mamba", "mamba")
+    text = reading(tmp_path / "text", model, settings)
+
+    with pytest.raises(Unsupported, match=r"dt_proj have 4 numbers"):
+        build(order(str(model), "gptq", {"group": 32}, text, settings), settings)
 
 
 def test_awq_names_the_architectures_it_knows(
