@@ -409,7 +409,7 @@ class HistoryRebuilt(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunResumed(Event):
-    """A run that had stopped goes on from a step."""
+    """A run that had stopped goes on from a step; from 0 where no checkpoint of it is sound."""
 
     run: str
     step: int

@@ -66,6 +66,8 @@ class TrainingProgress:
             case RunStarted(run=run):
                 self.run = run
                 self._say(f"run {run}")
+            case RunResumed(step=0):
+                self._say("no checkpoint is sound, so it begins again")
             case RunResumed(step=step):
                 self.saved = step
                 self._say(f"goes on after step {step}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.errors import InvalidInput, NotFound
 from dspy_toolkit.programs.user_code import failure, load_function, with_modules
 from dspy_toolkit.store.files import sha256_file
 from dspy_toolkit.training.augment import augmented, augmenter
@@ -53,10 +53,12 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
     """Hex SHA-256 of each data file by path.
 
     Raises:
-        InvalidInput: one cannot be read.
+        NotFound: one does not exist. InvalidInput: one cannot be read.
     """
     try:
         return {str(file): sha256_file(file) for file in data_files(recipe)}
+    except FileNotFoundError as error:
+        raise NotFound(f"data file {error.filename} does not exist; check the path") from None
     except OSError as error:
         raise InvalidInput(f"data file {error.filename} cannot be read: {error.strerror}") from None
 

@@ -96,6 +96,7 @@ class Session:
                     progress = trainer.restore(checkpoints.newest)
                 if progress.step:
                     progress.resumed_at.append(progress.step)
+                if progress.step or damaged:
                     emit(RunResumed(run.run, progress.step))
                 progress.damaged += damaged
                 trainer.run(progress)

@@ -156,6 +156,25 @@ def test_a_tampered_checkpoint_is_passed_over(
     assert (outcome(settings), learnt(report)) == expected
 
 
+def test_a_run_whose_every_checkpoint_is_damaged_begins_again(
+    recipe: RecipeMaker, settings: Settings, tmp_path: Path
+) -> None:
+    made = recipe({})
+    expected = undisturbed(made, tmp_path / "undisturbed")
+    with subscribed(crash_at(5)), pytest.raises(Crash):
+        train(made, settings)
+    run = settings.runs / the_run(settings)
+    (run / "checkpoints/step-00000003/optimizer.safetensors").write_bytes(b"torn")
+    heard: list[Event] = []
+
+    with subscribed(heard.append):
+        report = resume(run.name, settings)
+
+    assert [event.step for event in heard if isinstance(event, RunResumed)] == [0]
+    assert report["resumed_at"] == []
+    assert (outcome(settings), learnt(report)) == expected
+
+
 def test_a_finished_run_gives_its_report_back(recipe: RecipeMaker, settings: Settings) -> None:
     report = train(recipe({}), settings)
 
@@ -173,6 +192,9 @@ def test_a_run_does_not_go_on_with_other_data(
     data.write_text(data.read_text() + '{"prompt": "x", "completion": "y"}\n')
 
     with pytest.raises(IntegrityError, match=r"train.jsonl was changed since run .* began"):
+        resume(the_run(settings), settings)
+    data.unlink()
+    with pytest.raises(NotFound, match=r"train.jsonl does not exist"):
         resume(the_run(settings), settings)
 
 
