@@ -29,6 +29,7 @@ from dspy_toolkit.programs.finetune_provider import TrainAdapter, tunable
 from dspy_toolkit.programs.formats import prompt_format
 from dspy_toolkit.programs.lm import LocalLM
 from dspy_toolkit.programs.task import Task
+from dspy_toolkit.store.files import refuse_existing
 
 NAME = "bootstrap_finetune"
 
@@ -93,10 +94,12 @@ def finetune_task(
         settings: where runs lie; read from the environment when left out.
 
     Raises:
-        InvalidInput: no answer is good enough to be learnt.
+        InvalidInput: no answer is good enough to be learnt, or `output` is there already.
         NotFound, EngineError, StorageError, TrainingDiverged: with what to do.
     """
     chosen, asked = settings or load_settings(), options or FinetuneOptions()
+    if asked.output is not None:
+        refuse_existing(asked.output.expanduser())
     teacher = _teacher(task, asked, chosen)
     examples = [*task.data.train.examples, *task.data.validation.examples]
     tuned, traces = _tuned(task, teacher, examples, train, asked, chosen)

@@ -151,6 +151,20 @@ def test_what_cannot_be_trained_is_said_before_the_task_is_compiled(
         AdapterTraining(**wrong)
 
 
+def test_nothing_is_compiled_for_an_output_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DSPY_TK_HOME", str(settings.home))
+    app = typer.Typer()
+    app.command()(finetune_command)
+
+    ran = CliRunner().invoke(app, [str(EXAMPLE), "--output", str(tmp_path)])
+
+    assert isinstance(ran.exception, InvalidInput)
+    assert "already exists" in str(ran.exception)
+    assert not settings.runs.exists()
+
+
 def test_training_without_a_trainer_says_what_to_do(base: LocalLM) -> None:
     row = optimizer("bootstrap_finetune")
     work = Work([], [], named_metric("exact", ["topic"]), 1, lm=base)
