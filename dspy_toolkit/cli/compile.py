@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,10 @@ from dspy_toolkit.cli import compile_options as given
 from dspy_toolkit.cli.compile_report import print_report
 from dspy_toolkit.cli.dry_run import show_plan
 from dspy_toolkit.cli.options import Adapter, Json, Model, Threads
+from dspy_toolkit.cli.output import say
 from dspy_toolkit.config import load_settings
 from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.events import Event, RunStarted, subscribed
 
 WORSE = 1
 
@@ -91,11 +94,29 @@ def compile_command(
             raise InvalidInput("a dry run needs a task; --resume has none to tell of")
         show_plan(loaded, options, probe, tokens_per_second, json)
         return
-    with nullcontext() if json else live_progress():
+    with _way_back(), nullcontext() if json else live_progress():
         result = compile_task(loaded, options) if loaded else resume_run(str(resume), options)
     print_report(result.report, json)
     if result.artifact is None:
         raise typer.Exit(WORSE)
+
+
+@contextmanager
+def _way_back() -> Iterator[None]:
+    """Say how to go on with a run that Ctrl-C ends."""
+    begun: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            begun.append(event.run)
+
+    with subscribed(note):
+        try:
+            yield
+        except KeyboardInterrupt:
+            for run in begun:
+                say(f"go on with: dspy-tk compile --resume {run}")
+            raise
 
 
 def _adapters(task: str, **how: Any) -> Any:

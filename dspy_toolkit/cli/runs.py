@@ -124,7 +124,7 @@ def diff(run: First, other: Second, json: Json = False) -> None:
     else:
         say("the two runs have the same settings")
     if not (first.report and second.report):
-        say("one of them has no report, so task, optimizer, model and seed were compared alone")
+        say("one of them has no report, so only what was settled before they began was compared")
 
 
 @app.command()

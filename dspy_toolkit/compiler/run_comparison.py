@@ -8,9 +8,10 @@ from typing import Any
 
 from dspy_toolkit.compiler.gate import ALPHA, Judgement, judge
 from dspy_toolkit.compiler.outcomes import ExampleScore, read_outcomes
-from dspy_toolkit.compiler.runs import Run
+from dspy_toolkit.compiler.runs import PLAN, Run
 from dspy_toolkit.compiler.statistics import paired_interval
 from dspy_toolkit.errors import InvalidInput
+from dspy_toolkit.store.files import read_json
 
 _SETTINGS = (
     "task", "signature", "optimizer", "optimizer_options", "model", "model_string", "adapter",
@@ -43,13 +44,17 @@ class Comparison:
 def differing_settings(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     """Settings in which two runs differ, by dotted name, with both values; None where absent.
 
-    A run without a report is known by task, optimizer, model and seed alone, and then only these
-    are looked at.
+    Where one has no report, their plans are looked at; where it has no plan either, task,
+    optimizer, model and seed alone.
     """
     ours, theirs = _settings(first), _settings(second)
     names = ours.keys() | theirs.keys()
     if not (first.report and second.report):
         names = ours.keys() & theirs.keys()
+        plans = _planned(first), _planned(second)
+        if all(plans):
+            ours, theirs = plans
+            names = ours.keys() | theirs.keys()
     return {
         name: (ours.get(name), theirs.get(name))
         for name in sorted(names)
@@ -83,6 +88,11 @@ def compare_runs(first: Run, second: Run, alpha: float = ALPHA) -> Comparison:
 def _settings(run: Run) -> dict[str, Any]:
     row = {key: getattr(run.row, key) for key in ("task", "optimizer", "model", "seed")}
     return dict(_flat({**row, **{key: run.report.get(key) for key in _SETTINGS if run.report}}))
+
+
+def _planned(run: Run) -> dict[str, Any]:
+    file = run.folder / PLAN
+    return dict(read_json(file, "plan")["facts"]) if file.is_file() else {}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -296,6 +296,7 @@ def test_ctrl_c_ends_soon_with_130_and_a_marked_run(
 
     assert running.returncode == 130, talk
     assert "Traceback" not in talk
+    assert f"go on with: dspy-tk compile --resume {log.parent.name}" in talk
     assert "interrupted" in log.read_text().splitlines()[-1]
     assert "model call failed" not in log.read_text()
     assert not (log.parent / "artifact").exists()

@@ -200,6 +200,14 @@ def test_a_run_without_report_is_compared_by_what_is_known_of_it(
     assert differing_settings(first, find_run(settings, "a")) == {"seed": (0, 5)}
 
 
+def test_a_run_that_died_is_compared_by_its_plan(tmp_path: Path, settings: Settings) -> None:
+    first = run_of(settings, compiled(tmp_path / "a", settings))
+    second = run_of(settings, compiled(tmp_path / "b", settings, options={"k": 2}))
+    died = replace(second, row=replace(second.row, report=None))
+
+    assert differing_settings(first, died) == {"option k": (4, 2)}
+
+
 def test_results_on_the_same_examples_are_compared_in_pairs(
     tmp_path: Path, settings: Settings
 ) -> None:
