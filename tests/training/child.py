@@ -13,8 +13,8 @@ from dspy_toolkit.training import recipe_from, resume, train
 
 
 def main() -> None:
-    home, what, end, number = sys.argv[1:]
-    settings = Settings(home=Path(home))
+    home, what, end, number, blas = sys.argv[1:]
+    settings = Settings(home=Path(home), blas=blas)
 
     def tell(event: Event) -> None:
         if isinstance(event, TrainingStepped):

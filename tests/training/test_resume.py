@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dspy_toolkit.config import Settings
+from dspy_toolkit.engine.blas import preload_blas
 from dspy_toolkit.errors import IntegrityError, InvalidInput, NotFound
 from dspy_toolkit.events import Event, RunResumed, TrainingStepped, subscribed
 from dspy_toolkit.store.history import FINISHED, INTERRUPTED, History
@@ -221,9 +222,14 @@ def test_runs_that_cannot_be_resumed_say_why(recipe: RecipeMaker, settings: Sett
 
 
 def child(home: Path, what: str, step: int = 0, number: int = 0) -> subprocess.Popen[str]:
-    """Train in another process, which may send itself a signal after a step."""
+    """Train in another process, which may send itself a signal after a step.
+
+    It multiplies with the same BLAS as this one: another adds up in another order.
+    """
+    blas = "auto" if preload_blas().loaded else "off"
+    given = (str(home), what, str(step), str(number), blas)
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.child", str(home), what, str(step), str(number)],
+        [sys.executable, "-m", "tests.training.child", *given],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -244,6 +250,20 @@ def killed_after(process: subprocess.Popen[str], step: int) -> int:
             break
     process.stdout.close()
     return process.wait()
+
+
+def test_a_process_killed_at_a_random_step_is_gone_on_with_bit_for_bit(
+    recipe: RecipeMaker, settings: Settings, tmp_path: Path
+) -> None:
+    made = recipe(EVERYTHING)
+    expected = undisturbed(made, tmp_path / "undisturbed")
+    step = random.Random().randint(1, 7)
+
+    end = ended(child(settings.home, json.dumps(made.to_dict()), step, signal.SIGKILL))
+    report = resume(the_run(settings), settings)
+
+    assert end == -signal.SIGKILL
+    assert (outcome(settings), learnt(report)) == expected, f"killed at {step}"
 
 
 LONG: Values = {"training": {"steps": 40, "report_every": 5}, "checkpoint": {"every": 4}}
