@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dspy_toolkit.engine.blocks import attend_blocks, can_block
+from dspy_toolkit.engine.blocks import attend_blocks, worth_blocks
 from dspy_toolkit.engine.cpu_math import hide, softmax_parts
 from dspy_toolkit.engine.packing import Packing
 
@@ -89,7 +89,8 @@ def attend(
     scores = [own @ _float(keys).swapaxes(-1, -2)]
     if not numpy:
         scores[0] = _masked(scores[0], width, mask)
-    in_blocks = [numpy and each.mask is None and can_block() for each in shared]
+    many = numpy and worth_blocks(rows * own.shape[2])
+    in_blocks = [many and each.mask is None for each in shared]
     for each, alone in zip(shared, in_blocks, strict=True):
         if packing is None:
             score = _stack(own, each.rows)

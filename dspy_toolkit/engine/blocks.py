@@ -8,6 +8,7 @@ BLAS that MLX uses, block by block, and each thread takes its own blocks from be
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,9 +21,10 @@ from dspy_toolkit.engine.cpu_math import cores, exponentials, threads_pool
 
 # Half a megabyte of scores stays in a core's cache beside the keys and values of a head.
 _SCORES_AT_ONCE = 1 << 17
-# Products of fewer queries are slow.
+# With fewer queries all scores at once are quicker, and small.
 _LEAST_QUERIES = 64
 _WORTH_A_THREAD = 1 << 17
+_mine = threading.local()
 _ROWS_FIRST, _AS_IT_IS, _TURNED = 101, 111, 112
 
 
@@ -31,6 +33,11 @@ def can_block() -> bool:
     """Whether there is a BLAS that any thread may ask for products on that thread alone."""
     library = loaded_library()
     return library is not None and hasattr(library, "MKL_Set_Num_Threads_Local")
+
+
+def worth_blocks(queries: int) -> bool:
+    """Whether blocks are quicker for so many queries of each head."""
+    return queries >= _LEAST_QUERIES and can_block()
 
 
 def attend_blocks(
@@ -57,7 +64,7 @@ def attend_blocks(
 
     def work(mine: Sequence[tuple[int, int]]) -> None:
         blas = _blas()
-        room = np.empty((min(step, count), tokens), np.float32)
+        room = _room(min(step, count) * tokens).reshape(-1, tokens)
         ones = np.ones((tokens, 1), np.float32)
         for head, begin in mine:
             some = slice(begin, min(begin + step, count))
@@ -96,10 +103,21 @@ class _Blas:
 
 
 def _blas() -> _Blas:
-    library = loaded_library()
-    assert library is not None
-    library.MKL_Set_Num_Threads_Local(1)
-    return _Blas(library)
+    if not hasattr(_mine, "blas"):
+        library = loaded_library()
+        assert library is not None
+        library.MKL_Set_Num_Threads_Local(1)
+        _mine.blas = _Blas(library)
+    found: _Blas = _mine.blas
+    return found
+
+
+def _room(numbers: int) -> np.ndarray:
+    """Memory for so many, of the calling thread."""
+    if not hasattr(_mine, "room") or len(_mine.room) < numbers:
+        _mine.room = np.empty(numbers, np.float32)
+    found: np.ndarray = _mine.room[:numbers]
+    return found
 
 
 def _at(array: np.ndarray) -> ctypes.c_void_p:

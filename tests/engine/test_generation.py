@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,13 @@ def at_once(engine: MlxEngine, requests: list[lm15.Request]) -> list[lm15.Respon
 
 def reference(folder: Path, texts: list[str], max_tokens: int) -> list[tuple[str, list[int]]]:
     """What mlx-lm itself generates, in the number type the engine takes on a CPU."""
+    return _reference(folder, tuple(texts), max_tokens)
+
+
+@cache
+def _reference(
+    folder: Path, texts: tuple[str, ...], max_tokens: int
+) -> list[tuple[str, list[int]]]:
     model, tokenizer = load(str(folder))[:2]
     model.set_dtype(mx.float32)
     answers = []
