@@ -42,8 +42,9 @@ def test_machines_get_every_finding_and_the_verdict_in_one_object(
 def test_people_get_a_table_and_exit_code_one_when_there_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DSPY_TK_HOME", str(tmp_path / "file"))
+    # In the way of the file that is written to see whether files can be.
+    (tmp_path / ".doctor").mkdir()
+    monkeypatch.setenv("DSPY_TK_HOME", str(tmp_path))
     monkeypatch.setenv("DSPY_TK_BLAS", "off")
     result = CliRunner().invoke(app, [])
 
